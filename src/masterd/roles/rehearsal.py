@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NoReturn
 
 from masterd.application.contract import Application
@@ -166,9 +167,9 @@ class Rehearsal:
                 begun = time.monotonic()
                 try:
                     await worker.run(
-                        lambda job, findings=findings, deriver=spec_deriver: findings.derive_slice(deriver, state, job),  # type: ignore[misc]
+                        partial(findings.derive_slice, spec_deriver, state),
                         self._limit_s,
-                        lambda deriver=spec_deriver: deriver.deriving,  # type: ignore[misc]
+                        spec_deriver.node_in_progress,
                     )
                 except HungError:
                     findings = findings.after_hang(findings.waiting[0], self._limit_s)

@@ -72,8 +72,7 @@ class SpecDeriver:
 
     def __init__(self, application: Application, hung: Mapping[str, str] | None = None) -> None:
         self._application, self._hung = application, {} if hung is None else hung
-        self.deriving: str | None = None
-        """The node for which the application is being asked at this moment. Other threads may read it."""
+        self._deriving: str | None = None
         self.failed: dict[str, str] = {}
         """By node: why its spec cannot be derived. Such a node keeps its last order."""
         self._derived: dict[str, DerivedSpec] = {}
@@ -85,6 +84,10 @@ class SpecDeriver:
 
     def __getitem__(self, node: str) -> DerivedSpec:
         return self._derived.get(node, NO_SPEC)
+
+    def node_in_progress(self) -> str | None:
+        """The node for which the application is being asked at this moment. May be called in any thread."""
+        return self._deriving
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -179,7 +182,7 @@ class SpecDeriver:
             self._by_prefix.setdefault(prefix, set()).add(node)
 
     def _call_application(self, inventory: Inventory, view: View, node: str) -> DerivedSpec:
-        self.deriving = node
+        self._deriving = node
         try:
             spec = self._application.desired(inventory, view, node)
             return NO_SPEC if spec is None else DerivedSpec.of(spec)
@@ -190,7 +193,7 @@ class SpecDeriver:
                 f"the application failed to derive the desired state of node {node}: {error!r}"
             ) from error
         finally:
-            self.deriving = None
+            self._deriving = None
 
     def _unlink(self, node: str) -> None:
         paths, prefixes = self._reads.pop(node, ((), ()))

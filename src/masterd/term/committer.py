@@ -166,7 +166,7 @@ class Committer:
             if (ended := time.monotonic()) > started + _INLINE_LIMIT_S:
                 self._inline_allowed_at = ended + _INLINE_PAUSE_S
             return batch, result
-        return batch, await self.worker.run(lambda progress: work(batch, progress), limit_s, lambda: deriver.deriving)
+        return batch, await self.worker.run(lambda progress: work(batch, progress), limit_s, deriver.node_in_progress)
 
     @property
     def _limits(self) -> BatchLimits:

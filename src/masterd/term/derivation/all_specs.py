@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 from masterd.application.contract import Application, GivenUp
 from masterd.application.worker import HungError, JobProgress, Worker, hung_nodes, too_many_hang
@@ -31,8 +32,8 @@ _HUNG_NODES_MAX = 3
 class DerivationLimits:
     """Time limits. node_s: for one node. all_s: for all nodes together."""
 
-    node_s: float = 5.0
-    all_s: float = 20.0
+    node_s: float
+    all_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,7 @@ async def derive_all(
         spec_deriver = SpecDeriver(application, hung)
         batch = new_batch(spec_deriver)
         try:
-            quick, matches = await worker.run(
-                lambda progress, batch=batch: attempt.run(batch, progress),  # type: ignore[misc]
-                limits.node_s,
-                lambda deriver=spec_deriver: deriver.deriving,  # type: ignore[misc]
-            )
+            quick, matches = await worker.run(partial(attempt.run, batch), limits.node_s, spec_deriver.node_in_progress)
             return DerivedSpecs(spec_deriver, quick, matches, hung)
         except _OutOfTime:
             attempt.deadline = float("inf")
@@ -106,7 +103,6 @@ class _Attempt:
     application: Application
     deadline: float
     asks_for_commands: bool = True
-    _quick: frozenset[str] = field(default=frozenset())
 
     def run(self, batch: Batch, progress: JobProgress) -> tuple[frozenset[str], bool]:
         """Derive all; return the names of the `quick` commands, and whether the specs equal the recorded ones."""

@@ -88,13 +88,7 @@ class HungNodes:
         """Ask for each of the nodes, until the application hangs. The next time, that node is the last one."""
         state = self._replica.state.for_derivation()
         for node in sorted(self._committer.hung_nodes, key=lambda node: self._hung_again.get(node, 0)):
-            try:
-                await self._worker.run(
-                    lambda _, node=node: _derive(self._application, state, node),  # type: ignore[misc]
-                    self._limit_s,
-                    lambda node=node: node,  # type: ignore[misc]
-                )
-            except HungError:
+            if not await self._returns(state, node):
                 self._failures += 1
                 self._hung_again[node] = self._failures
                 break
@@ -102,6 +96,14 @@ class HungNodes:
             self.respec_due = True
             self._wake()
         self._schedule()
+
+    async def _returns(self, state: State, node: str) -> bool:
+        """Whether the application now returns from deriving the spec of `node`."""
+        try:
+            await self._worker.run(lambda _: _derive(self._application, state, node), self._limit_s, lambda: node)
+        except HungError:
+            return False
+        return True
 
 
 def _derive(application: Application, state: State, node: str) -> None:
