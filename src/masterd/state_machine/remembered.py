@@ -54,7 +54,7 @@ class RememberedResult(Struct, frozen=True, gc=False):
 
     def size_under(self, command_id: str) -> int:
         """Upper bound of the bytes that it takes in a snapshot under this id. Computed anew, which saves memory."""
-        return 3 * len(encoded_plain(command_id)) + len(self.encoded or b"") + _FRAMING_BYTES
+        return size_of(command_id, len(self.encoded or b""))
 
 
 def size_of(command_id: str, result_bytes: int) -> int:
