@@ -239,7 +239,9 @@ class Leader:
             batch, record = await self._committer.run_batch(
                 lambda batch, _: batch.respec(self._parts.master, nonce), self._settings.derive_timeout_s
             )
-        except HungError as error:  # it was not so a moment ago: the next term, or a change of the node, shows more
+        except (
+            HungError
+        ) as error:  # although all were derived a moment ago: the next term, or a change of the node, tries again
             log.error("specs that differ are not recorded: the application %s", error)
             return
         if record is not None:
