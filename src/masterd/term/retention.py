@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from masterd.replication.replica import Replica
 from masterd.replication.snapshots import Image
 from masterd.replication.state_coverage import find_gap
+from masterd.term.history_pruning import HistoryPruning
 from masterd.term.publisher import Publisher
 from masterd.upkeep.store_budget import StoreBudget
 from nodestore.cluster.election import Fence
@@ -35,8 +36,6 @@ _SMALL_BYTES = 1 << 20
 """If the last snapshot is at most this large, `_journal_bytes_min` requires no growth of the journal."""
 _FRAGMENTS_EVERY_S = 60.0
 """A late copy of a chunk may land after its snapshot was deleted, so fragments are looked for again and again."""
-_CONFIGS_EVERY_S = 60.0
-_DELETES_MAX = 16  # operations in one transaction: the minimum of --max-txn-ops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +110,10 @@ class JournalRetention:
         """Snapshots that an entry being committed will name. They must not be deleted."""
         self._snapshot_lock = asyncio.Lock()
         """Held while snapshots are written or deleted, so that an unfinished snapshot is not deleted as a fragment."""
-        self._config_bytes: dict[tuple[str, int], int] = {}
-        """Sizes of configurations in the history, by key and mod_revision."""
-        self._pruned_configs: tuple[int, float] | None = None
-        """Index of the adoption, and monotonic time, at which the history of configurations was pruned last."""
+        self._histories = HistoryPruning(
+            replica, self._delete, terms_max=settings.terms_max, configs_max=settings.config_versions_max,
+            configs_min=settings.config_versions_min, config_bytes_max=self._budget.config_history_bytes_max,
+        )  # fmt: skip
         self._look_for_fragments_at = 0.0
         """Monotonic time from which on fragments are looked for. An attempt that fails sets it to 0."""
         self._requested_snapshots = 0
@@ -140,10 +139,10 @@ class JournalRetention:
         The first successful call in a term also prunes the histories and deletes incomplete snapshots.
         """
         if not self._is_first_check_done:
-            await self._prune_history(self.replica.keys.terms, self._settings.terms_max)
+            await self._histories.prune_terms()
             await self._inspect_snapshots()
             self._is_first_check_done = True
-        await self._prune_configs()
+        await self._histories.prune_configs_if_due()
         if time.monotonic() >= self._look_for_fragments_at:
             async with self._snapshot_lock:
                 await self._delete_fragments()
@@ -292,8 +291,7 @@ class JournalRetention:
         First truncates up to the existing snapshots, because a new snapshot needs space itself and cannot be written
         under the NOSPACE alarm.
         """
-        self._pruned_configs = None
-        await self._prune_configs()
+        await self._histories.prune_configs()
         await self.truncate_and_prune(space_is_short=True)
         try:
             await self.write_snapshot()
@@ -351,48 +349,6 @@ class JournalRetention:
     async def _delete_entries(self, up_to: int) -> None:
         keys = self.replica.keys
         await self._delete(op_delete(keys.journal, end=keys.entry(up_to + 1).encode()))
-
-    async def _prune_configs(self) -> None:
-        """Bound the history of configurations by number and by bytes, after each adoption and once a minute."""
-        adopted, now = self.replica.state.adopted, time.monotonic()
-        index = 0 if adopted is None else adopted.index
-        if self._pruned_configs is not None:
-            last_index, last_at = self._pruned_configs
-            if index == last_index and now < last_at + _CONFIGS_EVERY_S:
-                return
-        self._pruned_configs = index, now
-        prefix = self.replica.keys.config_history
-        await self._prune_history(prefix, self._settings.config_versions_max)
-        await self._prune_history(prefix, await self._config_versions_that_fit())
-
-    async def _config_versions_that_fit(self) -> int:
-        """How many of the newest configurations fit into the budget; at least `config_versions_min`.
-
-        The newest ones are read one after another, because all together may be larger than an answer of etcd.
-        """
-        keys = await self.replica.etcd.range(self.replica.keys.config_history, keys_only=True)
-        newest = sorted(keys.kvs, key=lambda kv: kv.create_revision, reverse=True)
-        known, sizes = self._config_bytes, dict[tuple[str, int], int]()
-        left = self._budget.config_history_bytes_max
-        for count, kv in enumerate(newest):
-            version = kv.key, kv.mod_revision
-            if version not in known:
-                found = await self.replica.etcd.get(kv.key)
-                known[version] = 0 if found is None else len(found.value)
-            sizes[version] = known[version]
-            left -= known[version]
-            if left < 0 and count >= self._settings.config_versions_min:
-                log.info("keeping the newest %d configurations: together they reach the limit in bytes", count)
-                return count
-        self._config_bytes = sizes
-        return len(newest)
-
-    async def _prune_history(self, prefix: str, kept_max: int) -> None:
-        """Delete the oldest keys under `prefix`, so that at most `kept_max` are left."""
-        found = await self.replica.etcd.range(prefix, keys_only=True)
-        old = sorted(found.kvs, key=lambda kv: kv.create_revision)[: max(0, len(found.kvs) - kept_max)]
-        for start in range(0, len(old), _DELETES_MAX):
-            await self._delete(*(op_delete(kv.key) for kv in old[start : start + _DELETES_MAX]))
 
     async def _delete(self, *ops: Op) -> None:
         """Delete in a fenced transaction. Idempotent: a late copy deletes the same keys, which are never reused."""
