@@ -16,7 +16,8 @@ from bench.harness.cluster import WAIT_TIMEOUT_S, BenchCluster
 from bench.harness.figures import Figure, figure
 from bench.harness.goals import Goal
 from masterd.application.scenes import BuiltinApp
-from masterd.replication.snapshots import Image, Snapshots
+from masterd.replication.images import Image
+from masterd.replication.snapshots import Snapshots
 from masterd.state_machine.batch import Batch, CommandRequest
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import masterd.daemon  # noqa: F401 - loaded while this process waits
 from masterd import __main__, settings
-from masterd.replication import snapshots
+from masterd.replication import images
 from masterd.term.retention import RetentionSettings
 from nodestore.etcd.session import Etcd, Op
 
@@ -119,7 +119,7 @@ def main() -> int:
     if request["small"]:
         small = partial(RetentionSettings, keep_ids=False, check_every_s=LOOK_EVERY_S)
         vars(settings)["RetentionSettings"] = small
-        snapshots.encode_image.__defaults__ = (SMALL_CHUNK_BYTES,)
+        images.encode_image.__defaults__ = (SMALL_CHUNK_BYTES,)
     if request["cut"] is not None:
         Cut(request["cut"]).install()
     sys.argv[1:] = request["argv"]

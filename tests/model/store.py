@@ -47,7 +47,7 @@ RULES = {
     "a repeat is answered after a confirmation": "term.batch_runner.BatchRunner._commit_outcomes",
     "truncation stops at the older of two snapshots": "term.retention.JournalRetention.truncate_and_prune",
     "truncation stops at the ids' floor": "term.retention.JournalRetention._truncate",
-    "snapshots hold the ids": "replication.snapshots.encode_image",
+    "snapshots hold the ids": "replication.images.encode_image",
     "recovery deletes leader": "nodectl recover",
     "a suspicion compares the answer": "election.leader_watch.LeaderWatch.takeover_reason",
     "an answer compares leader": "term.challenge_responder.ChallengeResponder._answer",

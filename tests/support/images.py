@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from masterd.replication.snapshots import Image, load_chunk
+from masterd.replication.images import Image, load_chunk
 from masterd.state_machine.state import State
 
 

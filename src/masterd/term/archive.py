@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
+from masterd.replication.images import Image
 from masterd.replication.journal_reader import read_entries
-from masterd.replication.snapshots import Image
 from masterd.state_machine.state import State
 from masterd.term.retention import JournalRetention
 from nodestore.cluster.election import Fence

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from masterd.replication.images import Image
 from masterd.replication.replica import Replica
-from masterd.replication.snapshots import Image
 from masterd.replication.state_coverage import find_gap
 from masterd.term.history_pruning import HistoryPruning
 from masterd.term.publisher import Publisher

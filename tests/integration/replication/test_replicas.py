@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from masterd.replication import replica as replica_module
+from masterd.replication.images import Image
 from masterd.replication.replica import Replica
-from masterd.replication.snapshots import Image, Snapshots
+from masterd.replication.snapshots import Snapshots
 from masterd.state_machine.batch import CommandRequest
 from masterd.term.leader import LeaderSettings
 from masterd.term.publisher import Publisher

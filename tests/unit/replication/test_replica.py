@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from masterd.replication.images import Image
 from masterd.replication.replica import Replica
-from masterd.replication.snapshots import Image
 from masterd.state_machine.remembered import RememberedResult
 from masterd.state_machine.state import State
 from nodestore.cluster.election import Fence, TakeoverWon

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from masterd.replication.snapshots import Image
+from masterd.replication.images import Image
 from masterd.state_machine.state import State, VersionedDocument
 from nodestore.errors import Garbage, LeadershipLost
 from tests.support.fakes.first_term import KEYS, Term1, first_term

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from masterd.replication.snapshots import Image, encode_image
+from masterd.replication.images import Image, encode_image
 from masterd.state_machine.actions import ACTION_DONE, NODE_ACT, closure_of
 from masterd.state_machine.batch import CommandRequest
 from masterd.state_machine.views import actions_view, changes_of

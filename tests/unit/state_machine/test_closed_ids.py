@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from masterd.replication.snapshots import Image, encode_image, load_chunk
+from masterd.replication.images import Image, encode_image, load_chunk
 from masterd.state_machine.batch import BatchLimits, CommandOutcome, CommandRequest, outcome_question
 from masterd.state_machine.closed_ids import COMMAND_CLOSE, is_closed
 from masterd.state_machine.remembered import RESULT_BYTES_MAX, check_same_request

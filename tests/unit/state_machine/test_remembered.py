@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masterd.replication.snapshots import Image, encode_image, load_chunk
+from masterd.replication.images import Image, encode_image, load_chunk
 from masterd.state_machine import state as state_module
 from masterd.state_machine.batch import CommandRequest
 from masterd.state_machine.remembered import RESULT_BYTES_MAX, RememberedResult

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masterd.replication.snapshots import Image, encode_image
+from masterd.replication.images import Image, encode_image
 from masterd.state_machine import state as state_module
 from masterd.state_machine.batch import CommandRequest
 from masterd.state_machine.state import State
