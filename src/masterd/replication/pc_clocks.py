@@ -29,25 +29,22 @@ class ClockSource:
 
     def __init__(self, host: str) -> None:
         self.host = host
-        self._offsets: deque[tuple[float, float]] = deque(maxlen=_READINGS)
+        self._offsets: deque[float] = deque(maxlen=_READINGS)
+        self._offset = -math.inf
         self._last = 0.0
+        self.counts_until = -math.inf
+        """The monotonic time after which the last reading is too old."""
 
     def add(self, reading: float, at: float) -> None:
         """Add a reading received at the monotonic time `at`. A reading that was received before is ignored."""
         if reading != self._last:
             self._last = reading
-            self._offsets.append((reading - at, at))
-
-    @property
-    def counts_until(self) -> float:
-        """The monotonic time after which the last reading is too old."""
-        return self._offsets[-1][1] + _READING_AGE_MAX_S if self._offsets else -math.inf
+            self._offsets.append(reading - at)
+            self._offset, self.counts_until = max(self._offsets), at + _READING_AGE_MAX_S
 
     def offset(self, at: float) -> float | None:
         """Wall clock minus monotonic clock; None if the last reading is too old."""
-        if at > self.counts_until:
-            return None
-        return max(offset for offset, _ in self._offsets)
+        return None if at > self.counts_until else self._offset
 
 
 class PcClocks:
