@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar, cast
 
 from nodestore.support.jsonio import Json
@@ -26,6 +27,7 @@ _PASSWORD_IN_URL = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@")
 _OPTION = re.compile(r"(?P<name>--?[A-Za-z][\w.-]*|[A-Za-z_]\w*)=(?P<value>.+)", re.DOTALL)
 _HIDDEN_IN_TEXT_CHARS_MIN = 4
 """Shorter secrets are not searched in texts: they would be found in words that have nothing to do with them."""
+_CACHED_NAMES_MAX, _CACHED_CHARS_MAX = 2_048, 64
 
 Found = Callable[[Json], None]
 """Is called with each secret."""
@@ -158,5 +160,16 @@ def _leaves(value: Json) -> list[str]:
 
 def is_secret(key: str) -> bool:
     """Whether a key of this name usually holds a secret."""
+    return _is_secret_cached(key) if len(key) <= _CACHED_CHARS_MAX else _is_secret_name(key)
+
+
+@lru_cache(_CACHED_NAMES_MAX)
+def _is_secret_cached(key: str) -> bool:
+    """For short names only: clients choose names, and the cache must stay small. An answer about 1,000 nodes asks the
+    same few names thousands of times."""
+    return _is_secret_name(key)
+
+
+def _is_secret_name(key: str) -> bool:
     words = _CAMEL.sub("_", key)
     return _SECRET.search(words) is not None and _NOT_SECRET.search(words) is None

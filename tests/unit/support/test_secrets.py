@@ -15,7 +15,7 @@ from nodestore.support.secrets import MASK, SecretFields, is_secret, masked, wit
     "key",
     ["password", "PASSWORD", "db_password", "dbPassword", "passwd", "passphrase", "pwd", "secret", "client_secret", "token",
      "auth-token", "accessToken", "tokens", "api_key", "API_KEY", "apiKey", "api-key", "private_key", "credentials",
-     "Authorization", "cookie"],
+     "Authorization", "cookie", f"{'x' * 100}_password"],
 )  # fmt: skip
 def test_names_of_secrets(key: str) -> None:
     assert is_secret(key)
@@ -25,7 +25,7 @@ def test_names_of_secrets(key: str) -> None:
 @pytest.mark.parametrize(
     "key",
     ["colour", "text", "key", "keyboard", "passenger", "compass", "tokenizer", "password_file", "token-path", "secretId",
-     "key_bindings", "author", "bypass", "cookies_max"],
+     "key_bindings", "author", "bypass", "cookies_max", f"{'x' * 100}_password_file"],
 )  # fmt: skip
 def test_other_names(key: str) -> None:
     """A file that holds a password is not the password."""
