@@ -96,10 +96,12 @@ def _is_unplanned(term: TermRecord) -> bool:
     return term.cause not in ("first", "switchover")
 
 
-def waiting_nodeds(node: str, waiting: Mapping[str, Waiting]) -> list[str]:
-    """The nodeds that wait for the claim of `node`, in words. waiting: by `<node>/<nonce>`."""
-    found = (item for key, item in sorted(waiting.items()) if key.partition("/")[0] == node)
-    return [f"{item.host} (pid {item.pid}, host id {item.host_id})" for item in found]
+def waiting_nodeds(waiting: Mapping[str, Waiting]) -> dict[str, list[str]]:
+    """By node: the nodeds that wait for its claim, in words. waiting: by `<node>/<nonce>`."""
+    found: dict[str, list[str]] = {}
+    for key, item in sorted(waiting.items()):
+        found.setdefault(key.partition("/")[0], []).append(f"{item.host} (pid {item.pid}, host id {item.host_id})")
+    return found
 
 
 def noded_problems(
@@ -119,9 +121,9 @@ def noded_problems(
         if name not in configured
     ]
     problems += [
-        f"node {name}: a noded on {', '.join(waiting_nodeds(name, waiting))} waits and drives nothing, because one on "
+        f"node {name}: a noded on {', '.join(nodeds)} waits and drives nothing, because one on "
         f"{claim.host} (pid {claim.pid}) holds the claim: stop one of them, or give it another name"
-        for name in sorted({key.partition("/")[0] for key in waiting})
+        for name, nodeds in sorted(waiting_nodeds(waiting).items())
         if (claim := alive.get(name)) is not None
     ]
     for name, hosts in sorted(changes.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from masterd.api.cluster_problems import waiting_nodeds
@@ -47,12 +48,16 @@ class ReadSources:
 
     def node_view(self, name: str) -> NodeView:
         """The view of one configured node."""
-        view, state = self.cluster_view, self.replica.state
-        return node_view(
-            name, state.inventory, state, view.status.items, view.alive.items, self.application,
-            self.leadership.spec_failures, view.desired.items, waiting_nodeds(name, view.waiting.items),
-        )  # fmt: skip
+        return self._node_view(name, waiting_nodeds(self.cluster_view.waiting.items))
 
     def node_views(self) -> list[NodeView]:
         """The views of all configured nodes, in the inventory's order."""
-        return [self.node_view(name) for name in self.replica.state.inventory.nodes]
+        waiting = waiting_nodeds(self.cluster_view.waiting.items)
+        return [self._node_view(name, waiting) for name in self.replica.state.inventory.nodes]
+
+    def _node_view(self, name: str, waiting: Mapping[str, list[str]]) -> NodeView:
+        view, state = self.cluster_view, self.replica.state
+        return node_view(
+            name, state.inventory, state, view.status.items, view.alive.items, self.application,
+            self.leadership.spec_failures, view.desired.items, waiting.get(name, ()),
+        )  # fmt: skip

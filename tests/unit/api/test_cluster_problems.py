@@ -12,6 +12,7 @@ from masterd.api.cluster_problems import (
     master_problems,
     noded_problems,
     standby_problem,
+    waiting_nodeds,
 )
 from nodestore.schema.models import Alive, ApplicationOrder, Candidate, Cause, TermRecord, Waiting
 
@@ -129,3 +130,18 @@ def test_a_noded_that_waits_for_another_host_is_listed() -> None:
         "claim: stop one of them, or give it another name"
     )
     assert noded_problems(["n1"], {}, {}, waiting) == []
+
+
+def test_waiting_nodeds_are_listed_by_node() -> None:
+    """One whose name begins like another's is a node of its own. The lines are in the order of the names."""
+    waiting = {
+        f"{node}/{nonce}": Waiting(host_id=f"id-{nonce}", nonce=nonce, host=f"pc-{nonce}")
+        for node, nonce in (("n1", "c"), ("n1-a", "d"), ("n1", "b"))
+    }
+    alive = {name: Alive(host_id="id-a", nonce="a", host="pc1") for name in ("n1", "n1-a")}
+    assert waiting_nodeds(waiting) == {
+        "n1": ["pc-b (pid 0, host id id-b)", "pc-c (pid 0, host id id-c)"],
+        "n1-a": ["pc-d (pid 0, host id id-d)"],
+    }
+    lines = noded_problems(["n1", "n1-a"], alive, {}, waiting)
+    assert [line.partition(":")[0] for line in lines] == ["node n1", "node n1-a"]
