@@ -37,20 +37,23 @@ class Right:
     own_node: bool = False
     is_stream: bool = False
 
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of people that may, from the least to the most."""
+        return () if self.least is None else ROLES[ROLES.index(self.least) :]
+
     def allows(self, principal: Principal, node: str = "") -> bool:
         """Whether this principal may. node: the node that the path of the request names."""
         if self.is_public or principal.kind is Kind.ANYONE:
             return True
         if principal.kind in self.programs:
             return not self.own_node or node == principal.name
-        if principal.role is None or self.least is None or (principal.is_limited and not self.for_limited):
-            return False
-        return ROLES.index(principal.role) >= ROLES.index(self.least)
+        return principal.role in self.roles and (self.for_limited or not principal.is_limited)
 
     def requirement(self) -> str:
         """Who may, as the end of a sentence."""
         programs = [f"a {kind.value}'s certificate" for kind in self.programs]
-        roles = [] if self.least is None else [f"the role {' or '.join(ROLES[ROLES.index(self.least) :])}"]
+        roles = [f"the role {' or '.join(self.roles)}"] if self.roles else []
         return " or ".join([*roles, *programs])
 
 

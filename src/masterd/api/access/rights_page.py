@@ -21,7 +21,7 @@ def table() -> str:
 def _marks(right: Right) -> list[str]:
     if right.is_public:
         return ["without a credential", *[""] * (len(ROLES) + len(PROGRAMS))]
-    people = [_mark(right.least is not None and ROLES.index(role) >= ROLES.index(right.least)) for role in ROLES]
+    people = [_mark(role in right.roles) for role in ROLES]
     programs = [
         ("own node" if right.own_node else "yes") if right.allows(Principal(kind, "n"), "n") else ""
         for kind in PROGRAMS
