@@ -36,9 +36,6 @@ class IssuedCertificate:
         """Whether two thirds of its life are over."""
         return now >= self.ends - self.life_s / 3
 
-    def is_in_use(self, now: float) -> bool:
-        return self.revoked is None and now < self.ends
-
 
 @dataclass(frozen=True, slots=True)
 class IssuedCertificates:
