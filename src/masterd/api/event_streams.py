@@ -18,7 +18,7 @@ from aiohttp import web
 
 from masterd.api.node_views import command_view
 from masterd.api.read_sources import ReadSources
-from masterd.api.secret_views.hiding import shows_secrets
+from masterd.api.secret_views.hiding import each_shown, shows_secrets
 from nodestore.cluster.overview import live_masters
 from nodestore.errors import Garbage, Invalid, NodectlError, TimedOut, TooOld, Unavailable
 from nodestore.schema.api_types import GoneEvent, LiveLeader, LiveMaster
@@ -233,7 +233,7 @@ async def _stream_changes(
             while True:
                 woken.clear()
                 show = _unchanged if shows_secrets(request) else (await sources.secrets()).node
-                changes, sent = _changes(sent, current_items(sources), show)
+                changes, sent = await _changes(sent, current_items(sources), show)
                 for event in changes:
                     await response.write(event)
                 if changes:
@@ -245,7 +245,7 @@ async def _stream_changes(
     return response
 
 
-def _changes(sent: StreamItems, now: StreamItems, show: Show = _unchanged) -> tuple[list[bytes], StreamItems]:
+async def _changes(sent: StreamItems, now: StreamItems, show: Show) -> tuple[list[bytes], StreamItems]:
     """The events that report how `now` differs from `sent`, and `now` itself. show: how the reader sees nodes.
 
     An event whose name is not in `sent` is included even if it has no items.
@@ -256,7 +256,7 @@ def _changes(sent: StreamItems, now: StreamItems, show: Show = _unchanged) -> tu
         changed = [item for name, item in items.items() if before is None or before.get(name) != item]
         gone = [name for name in before or {} if name not in items]
         if event == "nodes":
-            changed = [show(item) for item in changed]
+            changed = await each_shown(changed, show)
         if changed or gone or before is None:
             events.append(_event(event, {event: changed, "gone": gone}))
     return events, now

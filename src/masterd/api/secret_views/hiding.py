@@ -114,17 +114,21 @@ def _masked_section(key: str, value: Any, fields: SecretFields, found: list[obje
     return fields.masked({key: value}, found.append)[key]
 
 
-async def _each(items: Iterable[tuple[Any, Any]], hide: Callable[[Any], Any]) -> list[tuple[Any, Any]]:
-    """Each item without its secrets, in time slices."""
+async def each_shown(items: Iterable[Any], show: Callable[[Any], Any]) -> list[Any]:
+    """Each item as `show` shows it, in time slices."""
     time_slice, shown = TimeSlice(), []
-    for key, item in items:
-        shown.append((key, hide(item)))
+    for item in items:
+        shown.append(show(item))
         await time_slice.yield_if_used_up()
     return shown
 
 
+async def _documents_shown(documents: Mapping[str, Any], show: Callable[[Any], Any]) -> dict[str, Any]:
+    return dict(zip(documents, await each_shown(documents.values(), show), strict=True))
+
+
 async def hide_nodes(secrets: NodeSecrets, answer: api_types.Nodes) -> Any:
-    return {**answer, "nodes": [view for _, view in await _each(enumerate(answer["nodes"]), secrets.node)]}
+    return {**answer, "nodes": await each_shown(answer["nodes"], secrets.node)}
 
 
 async def hide_node(secrets: NodeSecrets, answer: NodeView) -> Any:
@@ -135,7 +139,7 @@ async def hide_documents(secrets: NodeSecrets, answer: api_types.Documents) -> A
     def hide(item: Any) -> Any:
         return {**item, "document": secrets.fields.masked(item["document"])}
 
-    return {**answer, "documents": dict(await _each(answer["documents"].items(), hide))}
+    return {**answer, "documents": await _documents_shown(answer["documents"], hide)}
 
 
 async def hide_document(secrets: NodeSecrets, answer: api_types.Document) -> Any:
@@ -143,11 +147,11 @@ async def hide_document(secrets: NodeSecrets, answer: api_types.Document) -> Any
 
 
 async def hide_snapshot(secrets: NodeSecrets, answer: api_types.SnapshotContent) -> Any:
-    return {**answer, "documents": dict(await _each(answer["documents"].items(), secrets.fields.masked))}
+    return {**answer, "documents": await _documents_shown(answer["documents"], secrets.fields.masked)}
 
 
 async def hide_history(secrets: NodeSecrets, answer: api_types.History) -> Any:
-    return {**answer, "entries": [view for _, view in await _each(enumerate(answer["entries"]), secrets.command)]}
+    return {**answer, "entries": await each_shown(answer["entries"], secrets.command)}
 
 
 async def hide_config(secrets: NodeSecrets, answer: api_types.Config) -> Any:
@@ -159,10 +163,7 @@ async def hide_config(secrets: NodeSecrets, answer: api_types.Config) -> Any:
 
 
 async def hide_config_history(secrets: NodeSecrets, answer: api_types.ConfigHistory) -> Any:
-    return {
-        **answer,
-        "versions": [item for _, item in await _each(enumerate(answer["versions"]), secrets.configuration)],
-    }
+    return {**answer, "versions": await each_shown(answer["versions"], secrets.configuration)}
 
 
 def shows_secrets(request: web.Request) -> bool:

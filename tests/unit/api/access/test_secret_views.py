@@ -6,19 +6,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, Field, SecretStr
 
 from masterd.api import reads, routes
-from masterd.api.secret_views.hiding import NodeSecrets, SecretMarks, check_no_mask, hide_config, hide_history
+from masterd.api.secret_views.hiding import (
+    NodeSecrets,
+    SecretMarks,
+    check_no_mask,
+    each_shown,
+    hide_config,
+    hide_history,
+)
 from masterd.application.secret_fields import marked_arguments, marked_fields
 from masterd.roles.principal import ANYONE, Kind, Principal
 from nodesdk import App, DefinitionError, Secret, Transaction
 from nodestore.errors import Invalid
 from nodestore.schema.models import Desired, Inventory, Spec
 from nodestore.support.secrets import MASK, SecretFields
+from nodestore.support.time_slices import SLICE_S
 
 CANARY = "canary-4711"
 
@@ -120,6 +129,19 @@ def test_a_node() -> None:
     assert shown["document"] == {"pin": MASK, "a": 1}
     assert shown["problem"] == "failed: cannot start show --pin=***"
     assert (view["problem"] or "").endswith(CANARY)
+
+
+async def test_many_items_are_shown_in_time_slices() -> None:
+    """So that a long answer or event does not delay heartbeats."""
+    turns: list[int] = []
+
+    def show(item: int) -> int:
+        time.sleep(2 * SLICE_S)
+        asyncio.get_running_loop().call_soon(turns.append, item)
+        return item * 10
+
+    assert await each_shown(range(3), show) == [0, 10, 20]
+    assert turns == [0, 1, 2]
 
 
 async def test_history_and_configuration() -> None:
