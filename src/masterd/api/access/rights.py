@@ -124,7 +124,8 @@ def missing_rights(routes: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def command_refusal(principal: Principal, name: str, args: Mapping[str, Any]) -> str | None:
-    """Why this principal may not send this command; None if it may. Whoever may send commands was checked before."""
+    """Why this principal may not send this command; None if it may. That it may send commands at all was
+    checked before."""
     if principal.kind is Kind.ANYONE:
         return None
     needs_maintainer = name in MAINTAINERS_COMMANDS or (name == NODE_ACT and args.get("action") == REBOOT)
