@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from nodestore.support.values import (
     duration_between,
     each_of,
     format_duration,
+    is_loopback,
     parse_address,
     parse_host_name,
     parse_origin,
@@ -109,9 +109,9 @@ class Settings:
     @property
     def exposure(self) -> str | None:
         """What of the API other PCs can reach without TLS, as a warning; None if nothing."""
-        if self.plain_listen is not None and not _is_loopback(self.plain_listen.host):
+        if self.plain_listen is not None and not is_loopback(self.plain_listen.host):
             return f"its API accepts requests without TLS at {self.plain_listen} (--plain-listen)"
-        if self.tls is None and not _is_loopback(self.listen.host):
+        if self.tls is None and not is_loopback(self.listen.host):
             return f"its API accepts requests without TLS at {self.listen} (--insecure)"
         return None
 
@@ -303,7 +303,7 @@ def _check_exposure(chosen: argparse.Namespace, tls: TlsFiles | None, advertise:
     if tls is None:
         if chosen.plain_listen is not None:
             raise Invalid("--plain-listen is for a masterd with TLS: give --tls-cert, --tls-key and --tls-ca")
-        if not chosen.insecure and not _is_loopback(chosen.listen.host):
+        if not chosen.insecure and not is_loopback(chosen.listen.host):
             raise Invalid(
                 f"--listen {chosen.listen}: without TLS, masterd listens on 127.0.0.1, ::1 and localhost only: give "
                 f"--tls-cert, --tls-key and --tls-ca (`nodectl pki issue masterd:{chosen.id}` makes them), or "
@@ -313,13 +313,6 @@ def _check_exposure(chosen: argparse.Namespace, tls: TlsFiles | None, advertise:
         raise Invalid(f"--advertise {advertise}: the API has TLS, so its URL begins with https://")
     elif chosen.plain_listen is not None and chosen.plain_listen.port == chosen.listen.port:
         raise Invalid("--plain-listen and --listen need different ports")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _directory(text: str) -> Path:

@@ -68,6 +68,14 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of loopback, or `localhost`. Any other name may point to another PC."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def parse_host_name(text: str) -> str:
     """The name of a host, in lower case and without a final dot. Raises Invalid."""
     name = text.strip().lower().removesuffix(".")

@@ -17,6 +17,7 @@ from nodestore.support.values import (
     duration_between,
     each_of,
     format_duration,
+    is_loopback,
     parse_address,
     parse_duration,
     parse_host_name,
@@ -248,3 +249,12 @@ def test_lists_of_values() -> None:
     assert each_of(parse_host_name)("a, b,,C ") == ("a", "b", "c")
     with pytest.raises(Invalid, match=r"'-' is not the name"):
         each_of(parse_host_name)("a,-")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", True), ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("10.0.0.1", False),
+     ("0.0.0.0", False), ("", False), ("localhost.example", False), ("pc1", False)],
+)  # fmt: skip
+def test_hosts_of_loopback(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nodestore.errors import Invalid
 from nodestore.support.password_file import read_password
+from nodestore.support.values import is_loopback
 
 _CHECK_S = 1.0
 
@@ -58,11 +58,4 @@ def _checked(token: str) -> str:
 
 def _is_private(url: str) -> bool:
     parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: it may point to any PC
-        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
