@@ -133,10 +133,10 @@ class Authorities:
     def authorities(self) -> list[AuthorityFiles]:
         """Both authorities. Raises NotFound if they were not made here."""
         self._require()
+        certificates = {name: self._file(name, "crt") for name in _STEMS}
         return [
-            AuthorityFiles(name, self._file(name, "crt"), certificate_end_of(self._file(name, "crt")), has_key)
-            for name in _STEMS
-            for has_key in (self._file(name, "key").exists(),)
+            AuthorityFiles(name, certificate, certificate_end_of(certificate), self._file(name, "key").exists())
+            for name, certificate in certificates.items()
         ]
 
     def warnings(self) -> list[str]:
@@ -244,10 +244,7 @@ class Authorities:
         """Write the revocation lists that do not match the records, here and in the directories of all identities."""
         records = self._records()
         for authority in _STEMS:
-            wanted = {
-                item.serial for item in records.issued if item.authority == authority and item.revoked is not None
-            }
-            if wanted != self._listed(authority):
+            if records.revoked_by(authority).keys() != self._listed(authority):
                 self._write_list(authority, self._signer(authority), records)
         for directory in {Path(item.directory) for item in records.issued if Path(item.directory).is_dir()}:
             for authority in _STEMS:
@@ -263,11 +260,7 @@ class Authorities:
         return {signing.format_serial(int.from_bytes(serial, "big")) for _, serial in found}
 
     def _write_list(self, authority: AuthorityName, signer: signing.Signer, records: IssuedCertificates) -> None:
-        revoked = [
-            (item.serial, item.revoked)
-            for item in records.issued
-            if item.authority == authority and item.revoked is not None
-        ]
+        revoked = records.revoked_by(authority).items()
         write_public(self._file(authority, "crl"), signing.revocation_list(signer, revoked, self._clock()))
 
     @contextlib.contextmanager

@@ -28,10 +28,6 @@ class IssuedCertificate:
     directory: str
     revoked: float | None = None
 
-    @property
-    def subject(self) -> Subject:
-        return Subject.parse(self.identity)
-
     def is_due(self, now: float) -> bool:
         """Whether two thirds of its life are over."""
         return now >= self.ends - self.life_s / 3
@@ -51,6 +47,14 @@ class IssuedCertificates:
     def identities(self) -> tuple[str, ...]:
         """Everybody who has a certificate that is not revoked, in alphabetical order."""
         return tuple(sorted({item.identity for item in self.issued if item.revoked is None}))
+
+    def revoked_by(self, authority: AuthorityName) -> dict[str, float]:
+        """By serial number: when each certificate of this authority that is revoked was revoked."""
+        return {
+            item.serial: item.revoked
+            for item in self.issued
+            if item.authority == authority and item.revoked is not None
+        }
 
     def with_issued(self, record: IssuedCertificate, now: float) -> IssuedCertificates:
         """With one more certificate. Those that ended two years ago are left out, but never a revoked one: a PC whose
