@@ -14,7 +14,7 @@ from aiohttp import web
 from masterd.api import cluster_problems
 from masterd.api.node_specs import add_specs
 from masterd.api.read_sources import ReadSources
-from masterd.api.secret_views.hiding import hide_config, hide_nodes
+from masterd.api.secret_views.hiding import each_shown, hide_config
 from masterd.application.identity import application_in_force
 from masterd.election.campaign import by_rank
 from nodestore.cluster.configuration import current_of, version_of
@@ -254,7 +254,7 @@ async def status(sources: ReadSources, request: web.Request) -> api_types.Overvi
     """The state of the whole cluster, with all its problems."""
     paused = sources.cluster_view.paused
     secrets = await sources.secrets()  # a status goes to screens and to those who are asked for help: never with them
-    node_list = (await hide_nodes(secrets, {"nodes": sources.node_views(), "index": 0}))["nodes"]
+    node_list = await each_shown(sources.node_views(), secrets.node)
     member_list, unreadable, certificates = await asyncio.gather(
         _members_or_error(sources),
         sources.store_scan.find_problems(_STATUS_WAIT_S),
