@@ -231,11 +231,10 @@ class Api:
         """Turn every error into a problem document. A traceback goes to the log only."""
         try:
             return await handler(request)
-        except Denied as error:
-            return problem_response(error)  # a page of a stranger does not learn where the leader is
         except NodectlError as error:
-            # A stranger does not learn where the leader is.
-            return problem_response(error, self._leader_router.leader_url if self._gate.knows_sender(request) else None)
+            # A stranger does not learn where the leader is, nor does a web page of another site.
+            may_know = self._gate.knows_sender(request) and not isinstance(error, Denied)
+            return problem_response(error, self._leader_router.leader_url if may_know else None)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
