@@ -24,7 +24,8 @@ from masterd.api.access.credentials import Credentials, PeerIdentityOf
 from masterd.api.access.gate import Gate
 from masterd.api.access.switch import AccessSwitch
 from masterd.api.admission import Admission, AdmissionLimits, caller_of
-from masterd.api.connection_guard import ConnectionGuard, peer_identity
+from masterd.api.connections.connection_guard import ConnectionGuard
+from masterd.api.connections.guarded_server import peer_identity
 from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter
 from masterd.api.node_logs.node_logs import NodeLogs

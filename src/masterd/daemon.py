@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import NoReturn
 
-from masterd.api.connection_guard import ConnectionGuard, GuardedRunner
+from masterd.api.connections.connection_guard import ConnectionGuard
+from masterd.api.connections.guarded_server import GuardedRunner
 from masterd.application.contract import load_application
 from masterd.assembly import build_api, build_guard, build_parts
 from masterd.election.campaign import MasterIdentity

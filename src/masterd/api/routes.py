@@ -21,7 +21,7 @@ from masterd.api.access.gate import Gate
 from masterd.api.access.rights import missing_rights
 from masterd.api.admission import Admission
 from masterd.api.body_reader import deadline_of, raise_if_too_late, read_body, receive_body, release, set_deadline
-from masterd.api.connection_guard import GuardedConnection
+from masterd.api.connections.guarded_server import GuardedConnection
 from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter, disconnected
 from masterd.api.node_logs.node_logs import NodeLogs, send_within

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from masterd.api.access.credentials import PeerIdentityOf, no_certificate
 from masterd.api.admission import AdmissionLimits
-from masterd.api.connection_guard import GuardedRunner
+from masterd.api.connections.guarded_server import GuardedRunner
 from masterd.application.scenes import BuiltinApp
 from masterd.assembly import MasterdParts, build_api, build_guard, build_parts
 from masterd.election.campaign import MasterIdentity

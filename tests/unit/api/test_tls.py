@@ -17,7 +17,8 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from masterd.api.admission import AdmissionLimits
-from masterd.api.connection_guard import ConnectionGuard, GuardedRunner, peer_identity
+from masterd.api.connections.connection_guard import ConnectionGuard
+from masterd.api.connections.guarded_server import GuardedRunner, peer_identity
 from masterd.api.routes import Handler
 from masterd.assembly import build_api, build_guard
 from masterd.election import heartbeat_listener
