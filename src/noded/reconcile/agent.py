@@ -392,7 +392,7 @@ class Agent:
                 observed_generation=desired.generation if desired else 0,
                 phase="failed" if plan.error is None and self._orders.problem else plan.phase,
                 reason="; ".join(part for part in (self._reason, one_line(plan.note, _NOTE_CHARS_MAX)) if part),
-                actual=_bounded_state(self.without_secrets(actual.state)),
+                actual=self.without_secrets(_bounded_state(actual.state)),
                 error=error[:ERROR_CHARS_MAX] if error else None,
                 warning=self._orders.store_problem or self._persist_error or self._claim.warning,
                 attempts=self._memory.attempts.count,

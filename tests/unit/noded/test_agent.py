@@ -12,6 +12,7 @@ import pytest
 from noded.drivers.contract import Actual, DriverError
 from noded.reconcile import agent as agent_module
 from noded.reconcile.last_applied import LastApplied
+from nodestore.schema.models import Desired, Spec
 from tests.support.noded.agent_rig import desired, running
 
 
@@ -116,6 +117,18 @@ async def test_a_state_that_cannot_be_shown_is_left_out(tmp_path: Path, state: A
         status = await rig.ready(1)
         assert "omitted" in status.actual
         assert len(status.encode()) < 2_000
+
+
+async def test_a_state_that_contains_itself_is_left_out_if_the_spec_holds_a_secret(tmp_path: Path) -> None:
+    """The search for secrets in the state must not end noded."""
+    state: dict[str, Any] = {}
+    state["state"] = state
+    spec = Spec(driver="fake", document={"scene": "one", "password": "hush-hush"})
+    async with running(tmp_path) as rig:
+        rig.driver.found = Actual(state)
+        rig.orders.observe(Desired(epoch=1, term=1, generation=1, spec=spec).encode())
+        rig.agent.wake()
+        assert "omitted" in (await rig.ready(1)).actual
 
 
 @pytest.mark.parametrize("unsettled_s", [math.nan, -1.0, "soon", None])
