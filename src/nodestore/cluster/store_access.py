@@ -24,6 +24,7 @@ from nodestore.cluster.program_leases import ProgramLeases
 from nodestore.cluster.store_users import (
     SWITCHING_PREFIX,
     RightDifference,
+    StoreUsers,
     differences,
     known_users,
     parsed_users,
@@ -85,19 +86,18 @@ class StoreAccess:
 
         NodectlError if something that this repairs still differs: another program changes it at the same time.
         """
-        wanted = await self.wanted()
-        await self._make_roles(wanted)
+        wanted, found = await self.wanted(), await read_users(self._auth)
+        await self._make_roles(wanted, found)
         await self._make_root(own_password)
         for user in wanted:
-            await self._make_user(user, passwords)
-        await self._remove_leftovers(wanted)
+            await self._make_user(user, passwords, found)
+        await self._remove_leftovers(wanted, found)
         left = await self.differences()
         if wrong := [item for item in left if item.is_repaired]:
             raise NodectlError(f"another program changes etcd's users: {wrong[0].subject} {wrong[0].problem} again")
         return left
 
-    async def _make_roles(self, wanted: Iterable[StoreUser]) -> None:
-        found = await read_users(self._auth)
+    async def _make_roles(self, wanted: Iterable[StoreUser], found: StoreUsers) -> None:
         for user in wanted:
             role, permissions = user.role(self._keys), user.permissions(self._keys)
             if role == ROOT:
@@ -126,20 +126,20 @@ class StoreAccess:
         if ROOT not in await self._auth.roles_of(ROOT):
             await self._auth.grant_role(ROOT, ROOT)
 
-    async def _make_user(self, user: StoreUser, passwords: Passwords) -> None:
+    async def _make_user(self, user: StoreUser, passwords: Passwords, found: StoreUsers) -> None:
         name, role = str(user), user.role(self._keys)
-        if name not in await self._auth.users():
+        if name not in found.roles:
             await self._auth.add_user(name, passwords(user))
             self._report(f"user {name} made")
-        if role not in await self._auth.roles_of(name):
+        if role not in found.roles.get(name, frozenset()):
             await self._auth.grant_role(name, role)
 
-    async def _remove_leftovers(self, wanted: Iterable[StoreUser]) -> None:
+    async def _remove_leftovers(self, wanted: Iterable[StoreUser], found: StoreUsers) -> None:
         """Remove the users of interrupted runs, and the roles of users that no longer exist."""
-        for user in await self._auth.users():
+        for user in found.roles:
             if user.startswith(SWITCHING_PREFIX):
                 await self._auth.delete_user(user)
-        for role in unused_roles(self._keys, wanted, await read_users(self._auth)):
+        for role in unused_roles(self._keys, wanted, found):
             await self._auth.delete_role(role)
             self._report(f"role {role} removed: it has no user")
 
