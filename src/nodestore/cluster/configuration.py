@@ -12,16 +12,14 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nodestore.cluster.settled_writes import swap
+from nodestore.cluster.settled_writes import delete_settled, put_settled, swap
 from nodestore.errors import Conflict, Garbage, Invalid, LeadershipLost, NodectlError
-from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_mod, op_delete, op_put
+from nodestore.etcd.session import KV, Compare, Etcd, cmp_mod, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.limits import ACTOR_BYTES_MAX, TEXT_BYTES_MAX, check_text
-from nodestore.schema.models import ApplicationOrder, ConfigRecord, Inventory, Paused, decode
+from nodestore.schema.models import ApplicationOrder, ConfigRecord, Inventory, Paused, decode, decode_or_none
 from nodestore.support.json_rules import checked_copy
 from nodestore.support.jsonio import Json, dumps
-
-_ATTEMPTS = 5
 
 
 class Current(NamedTuple):
@@ -119,7 +117,7 @@ class Configuration:
         value, history = record.encode(), self._keys.config_version(record.version)
         unchanged = cmp_mod(self._keys.config_current, _revision(found))
         puts = [op_put(self._keys.config_current, value), op_put(history, value)]
-        if not await self._swap([*compares, unchanged], puts, history, value):
+        if not await swap(self._etcd, [*compares, unchanged], puts, history, value):
             raise await self._why_not_applied(found, record.version)
         return record.version
 
@@ -132,11 +130,7 @@ class Configuration:
 
     async def paused(self) -> Paused | None:
         """The takeover pause. None if there is none, or if it cannot be read: masters ignore an unreadable pause."""
-        found = await self._etcd.get(self._keys.paused)
-        try:
-            return decode(Paused, found.value, found.key) if found else None
-        except Garbage:
-            return None
+        return decode_or_none(Paused, await self._etcd.get(self._keys.paused))
 
     async def pause(self, actor: str, reason: str) -> Paused:
         """Pauses automatic takeover and returns the pause as written. Replaces an earlier pause.
@@ -146,13 +140,9 @@ class Configuration:
         """
         actor = check_text(checked_copy(actor, "actor"), "actor", ACTOR_BYTES_MAX)
         reason = check_text(checked_copy(reason, "reason"), "reason", TEXT_BYTES_MAX)
-        for _ in range(_ATTEMPTS):
-            found = await self._etcd.get(self._keys.paused)
-            pause = Paused(actor=actor, time=time.time(), reason=reason)
-            value, unchanged = pause.encode(), cmp_mod(self._keys.paused, _revision(found))
-            if await self._swap([unchanged], [op_put(self._keys.paused, value)], self._keys.paused, value):
-                return pause
-        raise Conflict("other programs changed the pause at the same time: try again")
+        pause = Paused(actor=actor, time=time.time(), reason=reason)
+        await put_settled(self._etcd, self._keys.paused, pause.encode(), "the pause")
+        return pause
 
     async def adopt_application(self, name: str, replaces: str | None, actor: str) -> ApplicationOrder:
         """Orders that the application `name` may lead in place of `replaces`, the one that the journal records.
@@ -161,28 +151,13 @@ class Configuration:
         """
         name = check_text(checked_copy(name, "name"), "name", TEXT_BYTES_MAX)
         actor = check_text(checked_copy(actor, "actor"), "actor", ACTOR_BYTES_MAX)
-        key = self._keys.application
-        for _ in range(_ATTEMPTS):
-            found = await self._etcd.get(key)
-            order = ApplicationOrder(name=name, replaces=replaces, actor=actor, time=time.time())
-            value = order.encode()
-            if await self._swap([cmp_mod(key, _revision(found))], [op_put(key, value)], key, value):
-                return order
-        raise Conflict("other programs changed the adopted application at the same time: try again")
+        order = ApplicationOrder(name=name, replaces=replaces, actor=actor, time=time.time())
+        await put_settled(self._etcd, self._keys.application, order.encode(), "the adopted application")
+        return order
 
     async def resume(self) -> bool:
         """Ends the pause; returns False if there was none. Raises the same errors as `pause`."""
-        for _ in range(_ATTEMPTS):
-            found = await self._etcd.get(self._keys.paused)
-            if found is None:
-                return False
-            unchanged = cmp_mod(self._keys.paused, found.mod_revision)
-            if await self._swap([unchanged], [op_delete(self._keys.paused)], self._keys.paused, None):
-                return True
-        raise Conflict("other programs changed the pause at the same time: try again")
-
-    async def _swap(self, compares: list[Compare], ops: list[Op], evidence: str, value: bytes | None) -> bool:
-        return await swap(self._etcd, compares, ops, evidence, value)
+        return await delete_settled(self._etcd, self._keys.paused, "the pause")
 
 
 def _check_version(expected: int | None) -> None:

@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nodestore.cluster.settled_writes import swap
-from nodestore.errors import Conflict, Garbage, Invalid
-from nodestore.etcd.session import Etcd, cmp_mod, op_delete, op_put
+from nodestore.cluster.settled_writes import delete_settled, put_settled, swap
+from nodestore.errors import Conflict, Invalid
+from nodestore.etcd.session import Etcd, cmp_mod, op_put
 from nodestore.schema.api_types import TokenView
 from nodestore.schema.keys import Keys, check_name
 from nodestore.schema.limits import ACTOR_BYTES_MAX, check_text
@@ -28,7 +28,6 @@ GRANTS_MAX = 1_000
 PATTERNS_MAX = 32
 ENDS_MAX_S = 10 * 365 * 86_400.0
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?:/-]{1,128}", re.ASCII)
-_ATTEMPTS = 5
 
 
 class NewToken(NamedTuple):
@@ -105,7 +104,7 @@ class Grants:
             hash="" if certificate or made is None else made.hash, ends=None if lasts_s is None else now + lasts_s,
         )  # fmt: skip
         if certificate or made is None:
-            await self._put(self._keys.grant(certificate_grant_id(name)), grant.encode())
+            await put_settled(self._etcd, self._keys.grant(certificate_grant_id(name)), grant.encode(), "it")
             return NewToken(certificate_grant_id(name), grant, None)
         return NewToken(made.id, await self._add(made.id, grant), None if token is None else str(token))
 
@@ -121,24 +120,13 @@ class Grants:
 
     async def list(self) -> dict[str, Grant]:
         """All grants by id, without those that cannot be read."""
-        found: dict[str, Grant] = {}
-        for kv in (await self._etcd.range(self._keys.grants)).kvs:
-            try:
-                found[kv.key.removeprefix(self._keys.grants)] = decode(Grant, kv.value, kv.key)
-            except Garbage:
-                continue
-        return found
+        kvs = (await self._etcd.range(self._keys.grants)).kvs
+        found = {kv.key.removeprefix(self._keys.grants): decode_or_none(Grant, kv) for kv in kvs}
+        return {grant_id: grant for grant_id, grant in found.items() if grant is not None}
 
     async def revoke(self, grant_id: str) -> bool:
         """Delete a grant; return False if there is none."""
-        key = self._keys.grant(grant_id)
-        for _ in range(_ATTEMPTS):
-            found = await self._etcd.get(key)
-            if found is None:
-                return False
-            if await swap(self._etcd, [cmp_mod(key, found.mod_revision)], [op_delete(key)], key, None):
-                return True
-        raise Conflict("other programs changed this grant at the same time: try again")
+        return await delete_settled(self._etcd, self._keys.grant(grant_id), "this grant")
 
     async def access_control(self) -> AccessControl | None:
         """Whether access control is on, and since when; None if it never was. Garbage if the key is unreadable."""
@@ -150,13 +138,5 @@ class Grants:
         control = AccessControl(
             enabled=enabled, actor=check_text(actor, "actor", ACTOR_BYTES_MAX), time=time.time()
         )  # fmt: skip
-        await self._put(self._keys.access_control, control.encode())
+        await put_settled(self._etcd, self._keys.access_control, control.encode(), "it")
         return control
-
-    async def _put(self, key: str, value: bytes) -> None:
-        for _ in range(_ATTEMPTS):
-            found = await self._etcd.get(key)
-            unchanged = cmp_mod(key, 0 if found is None else found.mod_revision)
-            if await swap(self._etcd, [unchanged], [op_put(key, value)], key, value):
-                return
-        raise Conflict("other programs changed it at the same time: try again")

@@ -6,10 +6,39 @@ nothing, and if the outcome is unknown, the same transaction is sent again to fi
 
 from __future__ import annotations
 
-from nodestore.errors import NoSpace, NoSpaceUnknown, OutcomeUnknown, Unavailable
-from nodestore.etcd.session import KV, Compare, Etcd, Op, op_get
+from nodestore.errors import Conflict, NoSpace, NoSpaceUnknown, OutcomeUnknown, Unavailable
+from nodestore.etcd.session import KV, Compare, Etcd, Op, cmp_mod, op_delete, op_get, op_put
 
 _ATTEMPTS = 5
+
+
+async def put_settled(etcd: Etcd, key: str, value: bytes, what: str) -> None:
+    """Write `value`, whatever the key holds. what: names it in the error.
+
+    Conflict if other programs changed the key during each of five attempts. OutcomeUnknown if etcd does not answer in
+    time.
+    """
+    for _ in range(_ATTEMPTS):
+        found = await etcd.get(key)
+        unchanged = cmp_mod(key, 0 if found is None else found.mod_revision)
+        if await swap(etcd, [unchanged], [op_put(key, value)], key, value):
+            return
+    raise _changed_by_others(what)
+
+
+async def delete_settled(etcd: Etcd, key: str, what: str) -> bool:
+    """Delete the key; return False if it is absent. Raises the same errors as `put_settled`."""
+    for _ in range(_ATTEMPTS):
+        found = await etcd.get(key)
+        if found is None:
+            return False
+        if await swap(etcd, [cmp_mod(key, found.mod_revision)], [op_delete(key)], key, None):
+            return True
+    raise _changed_by_others(what)
+
+
+def _changed_by_others(what: str) -> Conflict:
+    return Conflict(f"other programs changed {what} at the same time: try again")
 
 
 async def swap(etcd: Etcd, compares: list[Compare], ops: list[Op], evidence: str, value: bytes | None) -> bool:
