@@ -12,7 +12,7 @@ import os
 import socket
 import time
 
-from nodestore.errors import NodectlError, Unavailable
+from nodestore.errors import LeaseLost, NodectlError, Unavailable
 from nodestore.etcd.session import KV, Etcd, Op, cmp_mod, op_delete, op_put
 from nodestore.schema.models import Waiting
 
@@ -29,7 +29,7 @@ class WaitingNotice:
         self._is_refused = False
 
     async def show(self, claim: KV, lease: int) -> None:
-        """Write the notice. Raises Unavailable, after which the call must be repeated."""
+        """Write the notice. Raises Unavailable, after which the call must be repeated, and LeaseLost."""
         if self._is_refused:
             return
         self._since = self._since or time.time()
@@ -40,7 +40,7 @@ class WaitingNotice:
         try:
             # repeatable: a copy writes the same value, and fails once the claim is another one
             done = await self._etcd.txn([cmp_mod(claim.key, claim.mod_revision)], [put], repeatable=True)
-        except Unavailable:
+        except (Unavailable, LeaseLost):  # neither shows whether this user may write the key
             raise
         except NodectlError as error:
             self._is_refused = True

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from noded.registration.waiting_notice import WaitingNotice
-from nodestore.errors import Denied, NodectlError, Unavailable
+from nodestore.errors import Denied, LeaseLost, NodectlError, Unavailable
 from nodestore.etcd.session import KV, Compare, Etcd, Op
 from nodestore.schema.models import Waiting, decode
 
@@ -73,3 +73,15 @@ async def test_a_user_without_the_right_waits_without_a_notice(caplog: pytest.Lo
     await notice.show(_CLAIM, 9)
     await notice.show(_CLAIM, 9)
     assert (len(etcd.txns), len(caplog.records), notice.end()) == (2, 1, [])
+
+
+async def test_a_lost_lease_is_no_refusal() -> None:
+    """The caller claims the node again with a new lease, and a noded that then still waits shows it."""
+    etcd = _Etcd()
+    notice = _notice(etcd)
+    etcd.error = LeaseLost("requested lease not found")
+    with pytest.raises(LeaseLost):
+        await notice.show(_CLAIM, 9)
+    etcd.error = None
+    await notice.show(_CLAIM, 10)
+    assert (len(etcd.txns), len(notice.end())) == (2, 1)
