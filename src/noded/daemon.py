@@ -34,11 +34,7 @@ async def run(settings: Settings) -> None:
     requests = handle_signals()
     me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8), kernel_boot_id())
     log.info("starts; cluster %s, host id %s, work directory %s", settings.cluster, me.host_id, settings.work_dir)
-    tls = (
-        None
-        if settings.tls is None
-        else FollowedTls(files=settings.tls, user="the connection to the master", logs_ends=False)
-    )
+    tls = _follow_tls(settings)
     async with locked(settings.work_dir), Etcd(settings.etcd) as etcd, asyncio.TaskGroup() as background:
         node = Node(
             settings,
@@ -68,6 +64,13 @@ async def run(settings: Settings) -> None:
         except* Exception as reasons:
             await node.shut_down(f"noded ends: {first_error(reasons)}")
             raise
+
+
+def _follow_tls(settings: Settings) -> FollowedTls | None:
+    """The contexts for connections to masters. The files are those for etcd, whose session logs when they end."""
+    if settings.tls is None:
+        return None
+    return FollowedTls(files=settings.tls, user="the connection to the master", logs_ends=False)
 
 
 async def _raise_at_stop(stop: asyncio.Event) -> NoReturn:

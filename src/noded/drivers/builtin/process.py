@@ -29,6 +29,7 @@ from noded.drivers.support.health import Health, HealthSettings
 from noded.drivers.support.output import LogFile, OutputCopier, describe_exit_code
 from noded.drivers.support.program_run import ProgramRun
 from nodestore.errors import NodectlError
+from nodestore.pki.private_files import PRIVATE_MODE
 from nodestore.processes import child_processes
 from nodestore.schema.models import Spec
 from nodestore.support import atomic_files, jsonio
@@ -37,8 +38,6 @@ from nodestore.support.logs import RateLimitedLog
 log = logging.getLogger(__name__)
 
 _GRACE_S = 5.0
-_DOCUMENT_MODE = 0o600
-"""A document may hold secrets, and the program that reads it runs as noded's user."""
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
 
@@ -192,7 +191,8 @@ class ProcessDriver:
             atomic_files.restrict(path)  # an earlier release made it for everybody
         if atomic_files.read_bounded(path) != document:
             try:
-                atomic_files.write_atomic(path, document, _DOCUMENT_MODE)
+                # it may hold secrets, and the program that reads it runs as noded's user
+                atomic_files.write_atomic(path, document, PRIVATE_MODE)
             except OSError as error:
                 await self._start_with_previous_document()
                 raise DriverError(f"cannot write {settings.document_file}: {error.strerror or error}") from None
