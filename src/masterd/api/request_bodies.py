@@ -9,8 +9,7 @@ from typing import Any
 from masterd.roles.principal import ANYONE, Principal
 from masterd.state_machine.batch import OWN_IDS, CommandRequest, outcome_question
 from nodestore.errors import Invalid
-from nodestore.schema.api_types import ID_CHARS_MAX
-from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_NAME_BYTES_MAX, TEXT_BYTES_MAX, check_text
+from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_NAME_BYTES_MAX, ID_CHARS_MAX, TEXT_BYTES_MAX, check_text
 
 
 def text_field(body: Mapping[str, Any], name: str, where: str = "", bytes_max: int | None = TEXT_BYTES_MAX) -> str:

@@ -14,8 +14,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from nodesdk.names import PATTERN as NAME_PATTERN
 from nodestore.schema.json_schema import Keywords, StoredModel, configured
-from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_NAME_BYTES_MAX, TEXT_BYTES_MAX
-from nodestore.schema.limits import ID_CHARS_MAX as ID_CHARS_MAX
+from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_NAME_BYTES_MAX, ID_CHARS_MAX, TEXT_BYTES_MAX
 
 INDEX_MAX = 10**16 - 1
 """The largest index: the journal's keys have sixteen digits."""

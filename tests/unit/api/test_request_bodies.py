@@ -13,8 +13,7 @@ from masterd.roles.principal import ANYONE, Kind, Principal
 from masterd.state_machine.actions import ActionClosure
 from masterd.state_machine.batch import CommandRequest
 from nodestore.errors import Invalid
-from nodestore.schema.api_types import ID_CHARS_MAX
-from nodestore.schema.limits import ACTOR_BYTES_MAX
+from nodestore.schema.limits import ACTOR_BYTES_MAX, ID_CHARS_MAX
 from nodestore.schema.models import Action, ConfigRecord
 from nodestore.support.json_rules import finite
 from nodestore.support.jsonio import dumps, duplicate_key, loads

@@ -10,7 +10,7 @@ from masterd.term.committer import LeaderSettings
 from masterd.upkeep.space_plan import SpaceSettings
 from masterd.upkeep.store_budget import StoreBudget
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS
-from nodestore.schema.api_types import ID_CHARS_MAX
+from nodestore.schema.limits import ID_CHARS_MAX
 
 SHIPPED = int(DEFAULT_SETTINGS["quota-backend-bytes"])
 BATCH = LeaderSettings().commands_per_batch * size_of("x" * 40, RESULT_BYTES_MAX)
