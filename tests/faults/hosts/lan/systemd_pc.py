@@ -14,14 +14,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pytest
 
+CHECKOUT = Path(__file__).parents[4]
 SYSTEMD = Path("/lib/systemd/systemd")
+_OWN_DIRECTORIES = ("/tmp", "/run")  # noqa: S108 - on these the PC mounts file systems of its own, which are empty
 _START_S = 30.0
 _ASK_S = 20.0
 _MASKED = (
@@ -68,12 +70,14 @@ exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 class SystemdPc:
     """One PC. `files`: contents by path, which its disk has in addition; `links`: targets by path.
 
-    Skips the test, with the reason, where this machine cannot run it.
+    Skips the test, with the reason, where this machine cannot run it. Fails it if the checkout, its Python or a target
+    is where the PC has a file system of its own.
     """
 
     def __init__(self, directory: Path, files: Mapping[str, bytes], links: Mapping[str, str]) -> None:
         self._directory = directory
         self._cgroup = _cgroup_parent() / f"nodectl-test-{secrets.token_hex(4)}"
+        check_visible([str(CHECKOUT), sys.prefix, *links.values()])
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
         disk = directory / "disk"
@@ -164,6 +168,18 @@ def _cgroup_parent() -> Path:
         if kind == "cgroup2":
             return Path(place)
     pytest.skip("a PC with systemd needs cgroups of version 2")
+
+
+def check_visible(paths: Iterable[str]) -> None:
+    """Fail the test if a PC cannot see one of these absolute paths of this machine. Relative ones are ignored."""
+    for path in filter(os.path.isabs, paths):
+        for directory in _OWN_DIRECTORIES:
+            if any(Path(form).is_relative_to(directory) for form in (path, os.path.realpath(path))):
+                pytest.fail(
+                    f"{path} is below {directory}, where a PC with systemd has a file system of its own: "
+                    "use a checkout, a Python and an etcd in other directories",
+                    pytrace=False,
+                )
 
 
 def _write(path: Path, content: bytes) -> None:
