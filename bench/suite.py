@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.harness.baseline import baseline_at_leader
-from bench.harness.cluster import BenchCluster, ClientFiles, failure_reason
+from bench.harness.cluster import BenchCluster, failure_reason
 from bench.harness.curve import Point
 from bench.harness.figures import Figure
 from bench.harness.recorded import Recorded, load
@@ -86,8 +86,7 @@ class BenchRun:
         try:
             await cluster.up()
             async with cluster.client() as client, Etcd(cluster.etcd_settings()) as etcd:
-                files = ClientFiles.of(cluster.operator_tls)
-                self._bench_cluster = BenchCluster(cluster, client, etcd, folder, self.report, files)
+                self._bench_cluster = BenchCluster(cluster, client, etcd, folder, self.report)
                 for part in parts:
                     begun = time.monotonic()
                     try:

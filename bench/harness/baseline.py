@@ -21,12 +21,16 @@ _NOT_LEADING_TIMEOUT_S = 15.0
 
 
 class Baseline:
-    """A session for bare operations. endpoints: those of the leading masterd, `master`, its own member first."""
+    """A session for bare operations. endpoints: those of the leading masterd, `master`, its own member first.
+
+    tls_files: the paths of the authority, the certificate and the key of the session; empty without TLS.
+    """
 
     def __init__(self, bench_cluster: BenchCluster, etcd: Etcd, master: str) -> None:
         self.etcd, self.endpoints = etcd, etcd.settings.endpoints
         self._bench_cluster, self._master = bench_cluster, master
-        self.tls_files = bench_cluster.tls.paths() if bench_cluster.tls is not None else ()
+        files = (etcd.settings.ca, etcd.settings.cert, etcd.settings.key)
+        self.tls_files = tuple(str(path) for path in files if path is not None)
         self._led: list[bool] = []
 
     async def wait_not_leading(self) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -22,39 +21,11 @@ from nodestore.etcd.member_defaults import DEFAULT_SETTINGS
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.processes import child_processes
 from nodestore.support.backoff import Backoff
-from nodestore.support.tls_files import TlsFiles
 from nodestore.support.waiting import wait_until
 
 WAIT_TIMEOUT_S = 60.0
 Action = Callable[[], Awaitable[object]]
 VALUE = b'{"node":"n1","values":{"text":"bench"}}'
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientFiles:
-    """The files of a client that uses TLS: the authority that it trusts, and its own certificate and key."""
-
-    ca: Path
-    cert: Path
-    key: Path
-
-    @classmethod
-    def of(cls, files: TlsFiles | None) -> ClientFiles | None:
-        """The same files of a cluster's operator; None if the cluster has no TLS."""
-        if files is None:
-            return None
-        assert files.ca is not None
-        assert files.cert is not None
-        assert files.key is not None
-        return cls(ca=files.ca, cert=files.cert, key=files.key)
-
-    def paths(self) -> tuple[str, str, str]:
-        return str(self.ca), str(self.cert), str(self.key)
-
-    def ssl_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self.ca))
-        context.load_cert_chain(self.cert, self.key)
-        return context
 
 
 @dataclass(frozen=True)
@@ -69,20 +40,14 @@ class BenchCluster:
     etcd: Etcd
     folder: Path
     report: Callable[[str], None]
-    tls: ClientFiles | None = None
-    """If etcd and the masters use TLS: what the measurements present and trust."""
 
     def etcd_settings(self, endpoints: Sequence[str]) -> EtcdSettings:
-        """Return the settings of a session with the cluster's etcd."""
-        if self.tls is None:
-            return EtcdSettings(endpoints=tuple(endpoints))
-        return EtcdSettings(endpoints=tuple(endpoints), ca=self.tls.ca, cert=self.tls.cert, key=self.tls.key)
+        """Return the settings of a session with the cluster's etcd by these endpoints."""
+        return replace(self.cluster.etcd_settings(), endpoints=tuple(endpoints))
 
     def http_session(self) -> aiohttp.ClientSession:
         """Return a session for requests to the masters themselves."""
-        if self.tls is None:
-            return aiohttp.ClientSession()
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self.tls.ssl_context()))
+        return self.cluster.http_session()
 
     @asynccontextmanager
     async def without_nodes(self) -> AsyncIterator[None]:

@@ -22,22 +22,22 @@ from bench import suite
 from bench.harness import baseline
 from bench.harness import cluster as harness
 from bench.harness.baseline import baseline_at_leader, describe, endpoints_of
-from bench.harness.cluster import BenchCluster, ClientFiles, in_turns
+from bench.harness.cluster import BenchCluster, in_turns
 from bench.harness.figures import figure
 from bench.harness.goals import Goal
 from bench.measures import at_rest, cold_start, failovers, scenes
 from nodectl.demo.interrupts import Ended
 from nodectl.dev import launch
-from nodectl.dev.record import Part, Record
+from nodectl.dev.cluster import DevCluster
+from nodectl.dev.record import Part, Record, save
 from nodestore.errors import NodectlError, Unavailable
 from nodestore.etcd.types import EtcdSettings, MemberStatus
 from nodestore.processes import child_processes
-from tests.support.certificates import Authority
 from tests.support.fakes.members import status_response
 from tests.support.waiting import eventually
 
 _DEFAULTS: dict[str, Any] = {
-    "report": lambda line: None, "tls": None, "http_session": aiohttp.ClientSession,
+    "report": lambda line: None, "http_session": aiohttp.ClientSession,
     "etcd_settings": lambda endpoints: EtcdSettings(endpoints=tuple(endpoints)),
 }  # fmt: skip
 
@@ -427,10 +427,12 @@ def test_what_a_node_costs_is_judged_beside_fewer_nodes() -> None:
 
 async def test_a_cluster_with_tls_is_measured_with_a_certificate(tmp_path: Path) -> None:
     """The session with etcd, the frozen put and the requests to masters all present the same files."""
-    authority = Authority(tmp_path)
-    cert, key = authority.issue("bench")
-    files = ClientFiles(ca=authority.ca, cert=cert, key=key)
-    on = BenchCluster(cast(Any, None), cast(Any, None), cast(Any, None), tmp_path, lambda line: None, tls=files)
+    save(tmp_path, recorded().model_copy(update={"tls": True}))
+    cluster = DevCluster(tmp_path)
+    cluster.paths.certificates.issue(cluster.record, ())
+    files = cluster.operator_tls
+    assert files is not None
+    on = BenchCluster(cluster, cast(Any, None), cast(Any, None), tmp_path, lambda line: None)
     settings = on.etcd_settings(["https://127.0.0.1:1"])
     assert (settings.ca, settings.cert, settings.key) == (files.ca, files.cert, files.key)
     bare = baseline.Baseline(on, cast(Any, SimpleNamespace(settings=settings)), "m1")
