@@ -9,7 +9,6 @@ So settings of different clusters never mix.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Mapping
@@ -89,6 +88,8 @@ def login_file(settings: ClusterSettings, config: Path) -> Path:
 
     Its name depends on the endpoints, so a token is never sent to another cluster.
     """
+    import hashlib  # here: it loads OpenSSL, which `nodectl --help` does not need
+
     place = f"{settings.cluster or ''}@{settings.endpoints or ''}"
     return config.parent / "tokens" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.token"
 
