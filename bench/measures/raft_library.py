@@ -112,6 +112,7 @@ async def _gap_ms(nodes: list[_Node]) -> float:
         return float(await pause)
     finally:
         pause.cancel()
+        await asyncio.gather(pause, return_exceptions=True)
 
 
 async def measure(python: str, folder: Path, trials: int) -> list[Figure]:
