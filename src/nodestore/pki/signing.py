@@ -1,4 +1,7 @@
-"""Makes keys, certificates and revocation lists, in the formats of RFC 5280. No files."""
+"""Makes keys, certificates and revocation lists, in the formats of RFC 5280. No files.
+
+The only module that imports the package `cryptography`.
+"""
 
 from __future__ import annotations
 
@@ -136,6 +139,12 @@ def revocation_list(signer: Signer, revoked: Iterable[tuple[str, float]], now: f
             x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(_at(time)).build()
         )
     return builder.sign(signer.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def common_name(certificate: bytes) -> str:
+    """Return the common name of a certificate in PEM format, empty if it has none or several. Raises ValueError."""
+    names = x509.load_pem_x509_certificate(certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:

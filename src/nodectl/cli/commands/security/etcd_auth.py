@@ -154,16 +154,13 @@ def _own_user(settings: EtcdSettings) -> str:
 
 
 def _common_name(path: Path) -> str:
-    """The common name of the first certificate in a file. Raises Invalid."""
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
+    """The common name of the first certificate in a file; empty if it has none or several. Raises Invalid."""
+    from nodestore.pki.signing import common_name
 
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        return common_name(path.read_bytes())
     except (OSError, ValueError) as error:
         raise Invalid(f"certificate {path} cannot be read: {error}") from None
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if len(names) == 1 else ""
 
 
 def _parsed(texts: Sequence[str] | None) -> list[StoreUser]:
