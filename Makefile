@@ -105,7 +105,7 @@ interop: $(STAMP) interop-venv  ## what docs/automation.md shows, with etcdctl a
 bench: $(STAMP)  ## measure and compare with bare etcd, for docs/benchmarks.md (QUICK=1: 5 minutes, ONLY=commands: a part; neither writes it)
 	$(BIN)/python -m bench
 
-# Not part of `bench`: needs etcdctl beside etcd and, for ZooKeeper, a JVM. PySyncObj has an environment of its own.
+# Not part of `bench`: needs etcdctl and, for ZooKeeper, a JVM. PySyncObj is installed in an environment of its own.
 bench-peers: $(STAMP) .cache/peers/.installed  # etcdctl lock, kazoo on a ZooKeeper in BENCH_ZOOKEEPER (its folder of jars), PySyncObj
 	BENCH_PYSYNCOBJ=$${BENCH_PYSYNCOBJ:-.cache/peers/bin/python} $(BIN)/python -m bench.peers
 

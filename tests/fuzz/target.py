@@ -40,7 +40,7 @@ def check_message(refusal: Exception) -> None:
         raise Disagreement(f"a refusal without a message, or with a very long one: {refusal!r:.200}")
 
 
-_MESSAGE_CHARS_MAX = 100_000  # a list of all mistakes of a file; texts within it are cut by whoever shows them
+_MESSAGE_CHARS_MAX = 100_000  # a list of all mistakes of a file; what shows a refusal cuts the texts in it
 
 
 def agree(what: str, one: object, other: object) -> None:

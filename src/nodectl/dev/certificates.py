@@ -1,4 +1,4 @@
-"""The certificates of a development cluster, issued by authorities that live and die with its directory."""
+"""The certificates of a development cluster, issued by authorities in the cluster's own directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nodectl auth`: switches access control on and off, and tells what this user may do."""
+"""`nodectl auth`: switches access control on and off, and shows what this user may do."""
 
 from __future__ import annotations
 

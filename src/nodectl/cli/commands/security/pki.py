@@ -52,7 +52,7 @@ def init(
     """Make the two authorities of a cluster: one for the members of etcd among themselves, one for all else.
 
     Each is a certificate and a key in the directory. Authorities that exist are left alone. Keep the directory on one
-    or two PCs only, and a copy of it in a safe place: who has its keys can name himself as he likes.
+    or two PCs only, and a copy of it in a safe place: with its keys, a person can make a certificate of any identity.
     """
     from nodestore.schema.keys import check_name
 
@@ -116,7 +116,7 @@ def issue(
 @app.command("renew")
 def renew(
     identity: Annotated[
-        list[str] | None, typer.Argument(metavar="[KIND:NAME]...", help="Whose certificates (default: everybody's).")
+        list[str] | None, typer.Argument(metavar="[KIND:NAME]...", help="Whose certificates (default: all).")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Renew also those that are still fresh.")] = False,
     directory: DirectoryOption = None,

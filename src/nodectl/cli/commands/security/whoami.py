@@ -1,4 +1,4 @@
-"""`nodectl whoami`: shows who the masters take this user for, and what the user may do."""
+"""`nodectl whoami`: shows as whom the masters know this user, and what the user may do."""
 
 from __future__ import annotations
 
