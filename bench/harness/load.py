@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.harness.figures import percentile
-
 
 @dataclass(frozen=True)
 class Load:
@@ -20,11 +18,3 @@ class Load:
     def rate(self) -> float:
         """Calls in each second."""
         return self.calls / self.seconds
-
-    @property
-    def p50_ms(self) -> float:
-        return percentile(self.latencies_ms, 0.5)
-
-    @property
-    def p99_ms(self) -> float:
-        return percentile(self.latencies_ms, 0.99)

@@ -54,28 +54,23 @@ def describe_machine() -> str:
 
 def table(figures: Sequence[Figure]) -> Table:
     """Return the results as a table for a terminal."""
-    shown = Table(*_COLUMNS, title="this run")
-    for item in figures:
-        shown.add_row(*_cells(item))
-    return shown
+    return _table("this run", [_COLUMNS, *map(_cells, figures)])
 
 
 def curve_tables(curves: Curves) -> list[Table]:
     """Return the tables of the curves for a terminal: rates and latencies, and CPU time by process."""
-    found = []
-    for title, rows in curves.tables():
-        shown = Table(*rows[0], title=title)
-        for row in rows[1:]:
-            shown.add_row(*row)
-        found.append(shown)
-    return found
+    return [_table(title, rows) for title, rows in curves.tables()]
 
 
 def tls_table(figures: Sequence[Figure], plain: Sequence[Figure]) -> Table:
     """Return the results with TLS as a table for a terminal."""
-    head, *rows = tls_rows(figures, plain)
-    shown = Table(*head, title=TLS_TITLE)
-    for row in rows:
+    return _table(TLS_TITLE, tls_rows(figures, plain))
+
+
+def _table(title: str, rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table for a terminal. rows: its head first."""
+    shown = Table(*rows[0], title=title)
+    for row in rows[1:]:
         shown.add_row(*row)
     return shown
 
