@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from nodestore.cluster.store_access import StoreAccess
@@ -52,9 +53,4 @@ class ClosedEtcd:
             assert await access.differences() == []
 
     def _login(self, user: str, password: str) -> Etcd:
-        cert, key = self.files(MAINTENANCE)
-        return Etcd(
-            EtcdSettings(
-                endpoints=self.cluster.endpoints, ca=self.authority.ca, cert=cert, key=key, user=user, password=password
-            )
-        )
+        return Etcd(replace(self.settings(MAINTENANCE), user=user, password=password))
