@@ -24,12 +24,10 @@ async def member_views(etcd: Etcd) -> list[MemberView]:
     """
     listed = await maintenance.members(etcd)
     answers = await asyncio.gather(*(_status(etcd, endpoint) for endpoint in etcd.settings.endpoints))
-    serving = {endpoint for endpoint, status, error in answers if status is None and error is None}
     by_id = {status.member: (endpoint, status) for endpoint, status, _ in answers if status is not None}
     leading = next((status.leader for _, status in by_id.values() if status.leader), 0)
     errors = {endpoint: error for endpoint, status, error in answers if status is None}
-    views = [_member_view(item, by_id, errors, leading) for item in sorted(listed, key=lambda item: item.name)]
-    return [{**view, "healthy": True} if view["endpoint"] in serving else view for view in views]
+    return [_member_view(item, by_id, errors, leading) for item in sorted(listed, key=lambda item: item.name)]
 
 
 def counts_toward_quorum(view: Mapping[str, Any]) -> bool:
@@ -52,8 +50,6 @@ async def _status(etcd: Etcd, endpoint: str) -> tuple[str, MemberStatus | None, 
                 return endpoint, None, None
     except TimeoutError:
         return endpoint, None, f"no answer within {_ANSWER_TIMEOUT_S:g} s"
-    except Denied:
-        return endpoint, None, "it answers, but its state is shown to a user with etcd's role root only"
     except NodectlError as error:
         return endpoint, None, str(error)
 
@@ -65,15 +61,16 @@ def _member_view(
     if endpoint is None:
         addresses = [url.split("://", 1)[-1] for url in item.client_urls]
         endpoint = addresses[0] if addresses else ""
+    error = "; ".join(status.errors) or None if status else errors.get(endpoint, "not among the endpoints")
     return {
         "id": f"{item.id:x}",
         "name": item.name or _peer_address(item),
         "endpoint": endpoint,
-        "healthy": status is not None and not status.errors and status.leader != 0,
+        "healthy": error is None and (status is None or status.leader != 0),
         "leader": item.id == leading,
         "version": status.version if status else None,
         "db_bytes": status.db_bytes if status else None,
-        "error": "; ".join(status.errors) or None if status else errors.get(endpoint, "not among the endpoints"),
+        "error": error,
     }
 
 
