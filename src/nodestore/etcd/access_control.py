@@ -75,10 +75,6 @@ class EtcdAccessControl:
     async def grant_role(self, user: str, role: str) -> None:
         await self._call("UserGrantRole", pb.AuthUserGrantRoleRequest(user=user, role=role))
 
-    async def revoke_role(self, user: str, role: str) -> None:
-        request = pb.AuthUserRevokeRoleRequest(name=user, role=role)
-        await self._call("UserRevokeRole", request, harmless=("role is not granted",))
-
     async def grant(self, role: str, permission: Permission) -> None:
         """Add a permission to a role. It replaces one for the same keys."""
         granted = pb.Permission(permType=_TYPES[permission.access], key=permission.key, range_end=permission.end)

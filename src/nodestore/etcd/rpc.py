@@ -190,7 +190,6 @@ _UNARY: dict[str, tuple[type[Message], type[Message]]] = {
     "Auth/UserDelete": (pb.AuthUserDeleteRequest, pb.AuthUserDeleteResponse),
     "Auth/UserChangePassword": (pb.AuthUserChangePasswordRequest, pb.AuthUserChangePasswordResponse),
     "Auth/UserGrantRole": (pb.AuthUserGrantRoleRequest, pb.AuthUserGrantRoleResponse),
-    "Auth/UserRevokeRole": (pb.AuthUserRevokeRoleRequest, pb.AuthUserRevokeRoleResponse),
     "Auth/RoleAdd": (pb.AuthRoleAddRequest, pb.AuthRoleAddResponse),
     "Auth/RoleGet": (pb.AuthRoleGetRequest, pb.AuthRoleGetResponse),
     "Auth/RoleList": (pb.AuthRoleListRequest, pb.AuthRoleListResponse),
