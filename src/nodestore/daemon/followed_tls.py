@@ -14,12 +14,10 @@ class FollowedTls:
     """Contexts whose new connections use the newest contents of `files`; see `FollowingContext`.
 
     `client` is for connections to other programs. `server` is for connections from them; None without a certificate.
-    on_renewed: called after the contexts have changed.
+    Set `on_renewed` to be called after the contexts have changed.
     """
 
-    def __init__(
-        self, *, files: TlsFiles, user: str, logs_ends: bool = True, on_renewed: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, *, files: TlsFiles, user: str, logs_ends: bool = True) -> None:
         """Read the files. Raises Invalid if they cannot be used.
 
         user: what uses them, for the log. logs_ends: log certificates that end soon. A session with etcd does that for
@@ -29,7 +27,7 @@ class FollowedTls:
         contents = self._watch.contents
         self.client = FollowingContext(contents, server_side=False)
         self.server = FollowingContext(contents, server_side=True) if contents.server is not None else None
-        self.on_renewed = on_renewed
+        self.on_renewed: Callable[[], None] = lambda: None
 
     async def run(self) -> NoReturn:
         """Check the files every second, and use them once they have changed."""
