@@ -130,9 +130,7 @@ class AccessCalls(ApiCalls):
 
         A master that does not answer has one entry with the event `unreachable` and the reason.
         """
-        answer = cast(api_types.Masters, await self._requests.to_any(
-            "/v1/masters", params={"consistency": "local"}, timeout_s=self._read_timeout_s
-        ))  # fmt: skip
+        answer: api_types.Masters = await self.get("/v1/masters", consistency="local")
         found = await asyncio.gather(*(self._audit_of(master, limit) for master in answer["masters"]))
         entries = [(master, entry) for master, of_master in found for entry in of_master]
         return sorted(entries, key=lambda item: item[1]["time"])[-limit:]

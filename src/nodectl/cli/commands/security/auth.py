@@ -49,12 +49,7 @@ def enable(context: typer.Context, yes: YesOption = False) -> None:
     """
     if not yes:
         confirm("requests without a credential will be refused from now on; go ahead?")
-
-    async def work(client: Client) -> Any:
-        return await client.access_control(True)
-
-    with_client(context, work)
-    Output().note("access control is on")
+    _switch(context, on=True)
 
 
 @app.command("disable")
@@ -65,12 +60,7 @@ def disable(context: typer.Context, yes: YesOption = False) -> None:
     """
     if not yes:
         confirm("each program that reaches a master can do everything from now on; go ahead?")
-
-    async def work(client: Client) -> Any:
-        return await client.access_control(False)
-
-    with_client(context, work)
-    Output().note("access control is off")
+    _switch(context, on=False)
 
 
 @app.command("can-i")
@@ -97,3 +87,11 @@ def can_i(
         Output(output).write_line("yes" if may else f"no{'' if found['refusal'] is None else ': ' + found['refusal']}")
     if not may:
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _switch(context: typer.Context, *, on: bool) -> None:
+    async def work(client: Client) -> Any:
+        return await client.access_control(on)
+
+    with_client(context, work)
+    Output().note(f"access control is {'on' if on else 'off'}")
