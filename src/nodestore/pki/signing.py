@@ -1,6 +1,6 @@
 """Makes keys, certificates and revocation lists, in the formats of RFC 5280. No files.
 
-The only module that imports the package `cryptography`.
+No other module of the programs imports the package `cryptography`.
 """
 
 from __future__ import annotations
