@@ -1,40 +1,28 @@
-"""The directory of the two authorities: makes them, issues, renews and revokes certificates.
+"""The two authorities of a cluster: makes them, issues, renews and revokes certificates.
 
-    ca.crt, ca.key              the authority of all certificates but those between etcd's members
-    peer-ca.crt, peer-ca.key    the authority of the certificates between etcd's members
-    issued.json                 every certificate, and which are revoked
-    ca.crl, peer-ca.crl         revocation lists, made from issued.json
-    issued/<kind>-<name>/       the files of one identity, to be copied to its PC
-
-The process may die between any two writes. A certificate is recorded before it is signed, so none exists that could not
-be revoked; a record without files does no harm, and the next `issue` makes the files. A revocation is recorded before
-the lists are written, and every command first writes lists that do not match the records. The certificate of an
-authority is written after its key, so an authority without a certificate has issued nothing, and is made anew.
-One process at a time works in the directory: a second one is refused.
+`authority_files.py` describes the directory, and what a process that dies between two writes leaves behind.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodestore.errors import Conflict, Invalid, NodectlError, NotFound
+from nodestore.errors import Conflict, Invalid, NotFound
 from nodestore.pki import signing
+from nodestore.pki.authority_files import RECORDS, STEMS, AuthorityFiles, read_file
 from nodestore.pki.identity import SERVER_KINDS, Subject
 from nodestore.pki.private_files import is_exposed, make_private_directory, write_private, write_public
 from nodestore.pki.records import AuthorityName, IssuedCertificate, IssuedCertificates
-from nodestore.support.file_lock import lock_now
-from nodestore.support.tls_files import certificate_end_of, read_revoked
+from nodestore.pki.signing_requests import PublicKey, check_request, load_key, public_key_text, read_public_key
+from nodestore.support.tls_files import certificate_end_of
 
 LIFE_S = 90 * 86_400.0
 LIFE_MIN_S, LIFE_MAX_S = 5.0, 1_825 * 86_400.0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_STEMS: dict[AuthorityName, str] = {"cluster": "ca", "peers": "peer-ca"}
-_RECORDS, _LOCK = "issued.json", ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +33,16 @@ class Bundle:
     directory: Path
     ends: float
     changed: bool
+    files: tuple[Path, ...] = ()
+    """Certificates, the authorities' certificates and the revocation lists: what its PC needs, but for the key."""
+
+    def contents(self) -> dict[str, bytes]:
+        """The content of each of `files`, by its name. Nothing of it is secret."""
+        return {file.name: read_file(file) for file in self.files}
 
 
 @dataclass(frozen=True, slots=True)
-class AuthorityFiles:
+class AuthorityView:
     """One authority, for display."""
 
     name: AuthorityName
@@ -57,20 +51,54 @@ class AuthorityFiles:
     has_key: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What an identity's certificates must be. `key`: the key of a request; None: a key that is made here."""
+
+    identity: Subject
+    names: tuple[str, ...] = ()
+    life_s: float | None = None
+    out: Path | None = None
+    force: bool = False
+    key: PublicKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a certificate is issued, with what the last one has where nothing else was asked for.
+
+    public_key: of a request, as the records hold it; empty if the key is made here.
+    """
+
+    identity: Subject
+    names: tuple[str, ...]
+    life_s: float
+    directory: Path
+    public_key: str
+
+    def matches(self, record: IssuedCertificate) -> bool:
+        wanted = (self.names, self.life_s, str(self.directory), self.public_key)
+        return wanted == (record.names, record.life_s, record.directory, record.public_key)
+
+
 class Authorities:
     """The two authorities in `directory`. `clock`: seconds since 1970."""
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
-        self.directory = directory.absolute()
+        self._files = AuthorityFiles(directory, clock)
         self._clock = clock
+
+    @property
+    def directory(self) -> Path:
+        return self._files.directory
 
     # --- commands ---
 
     def init(self, name: str) -> list[AuthorityName]:
         """Make the authorities that do not exist yet, and return their names. `name`: of the cluster."""
         make_private_directory(self.directory)
-        with self._locked():
-            return [authority for authority in _STEMS if self._make(authority, name)]
+        with self._files.locked():
+            return [authority for authority in STEMS if self._files.make_authority(authority, name)]
 
     def issue(
         self, identity: Subject, names: Sequence[str] = (), *, life_s: float | None = None, out: Path | None = None,
@@ -82,60 +110,71 @@ class Authorities:
         names, those of the last certificate. life_s: default: that of the last certificate, or 90 days. out: the
         directory for the files; default: that of the last certificate, or issued/<kind>-<name>. force: issue new ones
         in any case.
+
+        If the last certificate was issued by `sign_request`, the same key is certified again, and stays on its PC.
         """
-        checked = signing.check_names(names)
-        if checked and identity.kind not in SERVER_KINDS:
-            raise Invalid(f"{identity} accepts no connections, so its certificate needs no address")
-        if life_s is not None and not LIFE_MIN_S <= life_s <= LIFE_MAX_S:
-            raise Invalid(f"a certificate lives for {LIFE_MIN_S:g} s to {LIFE_MAX_S / 86_400:g} days")
-        self._require()
-        with self._locked():
-            return self._issue(identity, checked, life_s=life_s, out=out, force=force)
+        return self._do(_Wish(identity, _checked(identity, names), _checked_life(life_s), out, force))
+
+    def sign_request(
+        self, identity: Subject, request: bytes, names: Sequence[str] = (), *, life_s: float | None = None,
+        out: Path | None = None, force: bool = False,
+    ) -> Bundle:  # fmt: skip
+        """Issue the certificates of an identity for a key that is on its PC. The other arguments are those of `issue`.
+
+        request: in PEM format, from a sender that is not trusted; see `check_request`. The certificate names
+        `identity`, and no address but those of `names` and of loopback. A member of etcd gets both of its certificates
+        for the one key. Idempotent: the same request again returns the same certificates.
+
+        Raises Invalid if the request is not for `identity` or its key is weak, Conflict if its key was revoked.
+        """
+        key = check_request(request, identity).key
+        return self._do(_Wish(identity, _checked(identity, names), _checked_life(life_s), out, force, key))
 
     def renew(self, identities: Sequence[Subject] = (), *, force: bool = False) -> list[Bundle]:
         """Renew the certificates of these identities (none: of all) whose life is over by two thirds.
 
-        force: renew them in any case. Raises NotFound for an identity without a certificate.
+        Those that have ended too. force: renew them in any case. Raises NotFound for an identity without a certificate.
         """
-        self._require()
-        with self._locked():
-            known = self._records().identities()
+        self._files.require()
+        with self._files.locked():
+            known = self._files.records().identities()
             for identity in identities:
                 if str(identity) not in known:
                     raise NotFound(f"{identity} has no certificate that could be renewed: issue one")
             wanted = [str(identity) for identity in identities] or list(known)
-            return [self._issue(Subject.parse(text), (), life_s=None, out=None, force=force) for text in wanted]
+            return [self._issue(_Wish(Subject.parse(text), force=force)) for text in wanted]
 
     def revoke(self, identity: Subject, serial: str | None = None) -> list[str]:
         """Revoke all certificates of an identity, or the one with this serial number. Returns the serial numbers.
 
-        Also certificates that have ended: a PC with a wrong clock would accept them. Raises NotFound if there is none.
-        Idempotent: certificates that are revoked already are returned too.
+        Also certificates that have ended: a PC with a wrong clock would accept them; and all others of the same key.
+        Raises NotFound if there is none. Idempotent: certificates that are revoked already are returned too.
         """
-        self._require()
-        with self._locked():
-            records = self._records()
+        self._files.require()
+        with self._files.locked():
+            records = self._files.records()
             found = [item for item in records.issued if item.identity == str(identity)]
             if serial is not None:
                 found = [item for item in found if item.serial == serial.upper()]
             if not found:
                 which = "no certificate" if serial is None else f"no certificate {serial}"
-                raise NotFound(f"{identity} has {which} in {self.directory / _RECORDS}")
-            self._save(records.with_revoked(frozenset(item.serial for item in found), self._clock()))
-            self._write_lists()
+                raise NotFound(f"{identity} has {which} in {self.directory / RECORDS}")
+            found = records.with_the_keys_of(found)
+            self._files.save(records.with_revoked(frozenset(item.serial for item in found), self._clock()))
+            self._files.write_lists()
             return [item.serial for item in found]
 
     def records(self) -> IssuedCertificates:
         """Every certificate that was issued."""
-        self._require()
-        return self._records()
+        self._files.require()
+        return self._files.records()
 
-    def authorities(self) -> list[AuthorityFiles]:
+    def authorities(self) -> list[AuthorityView]:
         """Both authorities. Raises NotFound if they were not made here."""
-        self._require()
-        certificates = {name: self._file(name, "crt") for name in _STEMS}
+        self._files.require()
+        certificates = {name: self._files.file(name, "crt") for name in STEMS}
         return [
-            AuthorityFiles(name, certificate, certificate_end_of(certificate), self._file(name, "key").exists())
+            AuthorityView(name, certificate, certificate_end_of(certificate), self._files.file(name, "key").exists())
             for name, certificate in certificates.items()
         ]
 
@@ -144,160 +183,89 @@ class Authorities:
         keys = [*self.directory.glob("*.key"), *self.directory.glob("issued/*/*.key")]
         return [f"{key} can be read by others than its owner: chmod 600 {key}" for key in keys if is_exposed(key)]
 
-    # --- the authorities ---
-
-    def _make(self, authority: AuthorityName, name: str) -> bool:
-        if self._file(authority, "crt").exists():
-            return False
-        title = f"nodectl {name}" if authority == "cluster" else f"nodectl {name} etcd peers"
-        certificate, key = signing.new_authority(title, self._clock())
-        write_private(self._file(authority, "key"), key)
-        self._write_list(authority, signing.Signer.load(certificate, key), IssuedCertificates())
-        write_public(self._file(authority, "crt"), certificate)
-        return True
-
-    def _require(self) -> None:
-        missing = [self._file(name, "crt") for name in _STEMS if not self._file(name, "crt").exists()]
-        if missing:
-            raise NotFound(f"{missing[0]} does not exist: `nodectl pki init --dir {self.directory}` makes it")
-
-    def _signer(self, authority: AuthorityName) -> signing.Signer:
-        files = [self._file(authority, suffix) for suffix in ("crt", "key")]
-        try:
-            return signing.Signer.load(*(file.read_bytes() for file in files))
-        except OSError as error:
-            raise NodectlError(f"cannot read {error.filename}: {error.strerror or error}") from None
-        except Invalid as error:
-            raise Invalid(f"{files[0]}, {files[1]}: {error}") from None
-
-    def _file(self, authority: AuthorityName, suffix: str) -> Path:
-        return self.directory / f"{_STEMS[authority]}.{suffix}"
-
     # --- certificates ---
 
-    def _issue(
-        self, identity: Subject, names: tuple[str, ...], *, life_s: float | None, out: Path | None, force: bool
-    ) -> Bundle:
-        wanted: list[AuthorityName] = ["cluster", "peers"] if identity.kind == "etcd" else ["cluster"]
-        records, now = self._records(), self._clock()
-        last = records.newest(str(identity), "cluster")
-        directory = (out or _directory_of(last) or self._default_directory(identity)).absolute()
-        names = tuple(dict.fromkeys((*names, *LOOPBACK))) if names else _names_of(last, identity)
-        life_s = life_s or (last.life_s if last is not None else LIFE_S)
-        make_private_directory(directory)
-        ends = []
-        changed = False
-        for authority in wanted:
-            record = records.newest(str(identity), authority)
-            plan = (names, life_s, str(directory))
-            has_files = all(file.exists() for file in self._leaf_files(directory, identity, authority))
-            if force or record is None or record.is_due(now) or not has_files or plan != _plan_of(record):
-                record, changed = self._issue_one(authority, identity, names, life_s, directory), True
-            ends.append(record.ends)
-        self._copy_public(directory, wanted)
-        return Bundle(identity, directory, min(ends), changed)
+    def _do(self, wish: _Wish) -> Bundle:
+        self._files.require()
+        with self._files.locked():
+            return self._issue(wish)
 
-    def _issue_one(
-        self, authority: AuthorityName, identity: Subject, names: tuple[str, ...], life_s: float, directory: Path
-    ) -> IssuedCertificate:
-        signer, key, serial, now = self._signer(authority), signing.new_key(), signing.new_serial(), self._clock()
+    def _issue(self, wish: _Wish) -> Bundle:
+        """Issue what is missing of an identity's certificates."""
+        wanted: list[AuthorityName] = ["cluster", "peers"] if wish.identity.kind == "etcd" else ["cluster"]
+        plan = self._plan(wish)
+        make_private_directory(plan.directory)
+        found = {name: self._files.records().newest(str(wish.identity), name) for name in wanted}
+        issued = [self._issue_one(name, plan) for name in wanted if wish.force or not self._serves(found[name], plan)]
+        records = {**found, **{record.authority: record for record in issued}}
+        self._files.copy_public(plan.directory, wanted)
+        ends = min(record.ends for record in records.values() if record is not None)
+        return Bundle(wish.identity, plan.directory, ends, bool(issued), self._public_files(plan, wanted))
+
+    def _plan(self, wish: _Wish) -> _Plan:
+        records, identity = self._files.records(), wish.identity
+        last = records.newest(str(identity), "cluster")
+        directory = wish.out or (None if last is None else Path(last.directory))
+        names = tuple(dict.fromkeys((*wish.names, *LOOPBACK))) if wish.names else _names_of(last, identity)
+        life_s = wish.life_s or (LIFE_S if last is None else last.life_s)
+        key = public_key_text(wish.key) if wish.key is not None else "" if last is None else last.public_key
+        if key and records.is_revoked_key(key):
+            raise Conflict(f"the key of this request was revoked: make a new key and request on the PC of {identity}")
+        return _Plan(identity, names, life_s, (directory or self._files.default_directory(identity)).absolute(), key)
+
+    def _serves(self, record: IssuedCertificate | None, plan: _Plan) -> bool:
+        """Whether a certificate can be kept."""
+        if record is None or record.is_due(self._clock()) or not plan.matches(record):
+            return False
+        certificate, key = self._files.leaf_files(plan.directory, plan.identity, record.authority)
+        has_key = key.exists() if not plan.public_key else not key.exists() or _is_of(key, plan.public_key)
+        return certificate.exists() and has_key
+
+    def _issue_one(self, authority: AuthorityName, plan: _Plan) -> IssuedCertificate:
+        own = None if plan.public_key else signing.new_key()
+        public = read_public_key(plan.public_key) if own is None else own.public_key()
+        signer, serial, now = self._files.signer(authority), signing.new_serial(), self._clock()
         # As peers etcd's members accept each other, so each certificate serves both ends of a connection.
-        issued = signing.sign(signer, key.public_key(), identity, names, now + life_s, serial)
+        issued = signing.sign(signer, public, plan.identity, plan.names, now + plan.life_s, serial)
         record = IssuedCertificate(
-            serial=issued.serial, authority=authority, identity=str(identity), names=names, issued=now,
-            ends=issued.ends, life_s=life_s, directory=str(directory),
+            serial=issued.serial, authority=authority, identity=str(plan.identity), names=plan.names, issued=now,
+            ends=issued.ends, life_s=plan.life_s, directory=str(plan.directory), public_key=plan.public_key,
         )  # fmt: skip
-        self._save(self._records().with_issued(record, now))
-        certificate_file, key_file = self._leaf_files(directory, identity, authority)
-        write_private(key_file, signing.key_bytes(key))
+        self._files.save(self._files.records().with_issued(record, now))
+        certificate_file, key_file = self._files.leaf_files(plan.directory, plan.identity, authority)
+        if own is not None:
+            write_private(key_file, signing.key_bytes(own))
         write_public(certificate_file, issued.certificate)
+        if own is None and key_file.exists() and not _is_of(key_file, plan.public_key):
+            key_file.unlink()  # of an earlier certificate, whose key was made here
         return record
 
-    def _leaf_files(self, directory: Path, identity: Subject, authority: AuthorityName) -> tuple[Path, Path]:
-        stem = identity.name if authority == "cluster" else f"{identity.name}-peer"
-        return directory / f"{stem}.crt", directory / f"{stem}.key"
-
-    def _copy_public(self, directory: Path, authorities: Sequence[AuthorityName]) -> None:
-        """Copy the authorities' certificates and the revocation lists to the files of an identity."""
-        for authority in authorities:
-            for suffix in ("crt", "crl"):
-                _copy(self._file(authority, suffix), directory)
-
-    def _default_directory(self, identity: Subject) -> Path:
-        return self.directory / "issued" / f"{identity.kind}-{identity.name}"
-
-    # --- records and revocation lists ---
-
-    def _records(self) -> IssuedCertificates:
-        path = self.directory / _RECORDS
-        try:
-            return IssuedCertificates.decode(path.read_bytes(), path)
-        except FileNotFoundError:
-            return IssuedCertificates()
-        except OSError as error:
-            raise NodectlError(f"cannot read {path}: {error.strerror or error}") from None
-
-    def _save(self, records: IssuedCertificates) -> None:
-        write_private(self.directory / _RECORDS, records.encode())
-
-    def _write_lists(self) -> None:
-        """Write the revocation lists that do not match the records, here and in the directories of all identities."""
-        records = self._records()
-        for authority in _STEMS:
-            if records.revoked_by(authority).keys() != self._listed(authority):
-                self._write_list(authority, self._signer(authority), records)
-        for directory in {Path(item.directory) for item in records.issued if Path(item.directory).is_dir()}:
-            for authority in _STEMS:
-                if (directory / self._file(authority, "crl").name).exists():
-                    _copy(self._file(authority, "crl"), directory)
-
-    def _listed(self, authority: AuthorityName) -> set[str] | None:
-        """The serial numbers in the present list; None if there is no readable one."""
-        try:
-            found = read_revoked(self._file(authority, "crl"))
-        except Invalid:
-            return None
-        return {signing.format_serial(int.from_bytes(serial, "big")) for _, serial in found}
-
-    def _write_list(self, authority: AuthorityName, signer: signing.Signer, records: IssuedCertificates) -> None:
-        revoked = records.revoked_by(authority).items()
-        write_public(self._file(authority, "crl"), signing.revocation_list(signer, revoked, self._clock()))
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Work in the directory alone, and finish first what an earlier process may have left undone."""
-        try:
-            descriptor = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise NodectlError(f"cannot write in {self.directory}: {error.strerror or error}") from None
-        try:
-            try:
-                lock_now(descriptor)
-            except OSError:
-                raise Conflict(f"another `nodectl pki` works in {self.directory}: repeat this in a moment") from None
-            if all(self._file(name, "crt").exists() for name in _STEMS):
-                self._write_lists()
-            yield
-        finally:
-            os.close(descriptor)
+    def _public_files(self, plan: _Plan, authorities: Sequence[AuthorityName]) -> tuple[Path, ...]:
+        certificates = [self._files.leaf_files(plan.directory, plan.identity, name)[0] for name in authorities]
+        shared = [
+            plan.directory / self._files.file(name, suffix).name for name in authorities for suffix in ("crt", "crl")
+        ]
+        return (*certificates, *shared)
 
 
-def _copy(source: Path, directory: Path) -> None:
-    try:
-        content, target = source.read_bytes(), directory / source.name
-        if target.exists() and target.read_bytes() == content:
-            return
-    except OSError as error:
-        raise NodectlError(f"cannot read {error.filename}: {error.strerror or error}") from None
-    write_public(target, content)
+def _checked(identity: Subject, names: Sequence[str]) -> tuple[str, ...]:
+    checked = signing.check_names(names)
+    if checked and identity.kind not in SERVER_KINDS:
+        raise Invalid(f"{identity} accepts no connections, so its certificate needs no address")
+    return checked
 
 
-def _plan_of(record: IssuedCertificate) -> tuple[tuple[str, ...], float, str]:
-    return record.names, record.life_s, record.directory
+def _checked_life(life_s: float | None) -> float | None:
+    if life_s is not None and not LIFE_MIN_S <= life_s <= LIFE_MAX_S:
+        raise Invalid(f"a certificate lives for {LIFE_MIN_S:g} s to {LIFE_MAX_S / 86_400:g} days")
+    return life_s
 
 
-def _directory_of(record: IssuedCertificate | None) -> Path | None:
-    return None if record is None else Path(record.directory)
+def _is_of(key_file: Path, public_key: str) -> bool:
+    """Whether a file holds the private key that belongs to this public key."""
+    with contextlib.suppress(Invalid):
+        return public_key_text(load_key(read_file(key_file)).public_key()) == public_key
+    return False
 
 
 def _names_of(record: IssuedCertificate | None, identity: Subject) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,10 @@ _FORGET_AFTER_S = 2 * 365 * 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedCertificate:
-    """One certificate. Times are seconds since 1970. `directory`: where its files were written."""
+    """One certificate. Times are seconds since 1970. `directory`: where its files were written.
+
+    public_key: of the request that it was issued for, in base64; empty if its key was made here.
+    """
 
     serial: str
     authority: AuthorityName
@@ -27,6 +31,7 @@ class IssuedCertificate:
     life_s: float
     directory: str
     revoked: float | None = None
+    public_key: str = ""
 
     def is_due(self, now: float) -> bool:
         """Whether two thirds of its life are over."""
@@ -55,6 +60,16 @@ class IssuedCertificates:
             for item in self.issued
             if item.authority == authority and item.revoked is not None
         }
+
+    def is_revoked_key(self, public_key: str) -> bool:
+        """Whether a certificate for the key of this request was revoked."""
+        return any(item.public_key == public_key and item.revoked is not None for item in self.issued)
+
+    def with_the_keys_of(self, records: Iterable[IssuedCertificate]) -> list[IssuedCertificate]:
+        """These certificates, and all others that were issued for the key of one of them."""
+        chosen = list(records)
+        keys, serials = {item.public_key for item in chosen} - {""}, {item.serial for item in chosen}
+        return [item for item in self.issued if item.serial in serials or item.public_key in keys]
 
     def with_issued(self, record: IssuedCertificate, now: float) -> IssuedCertificates:
         """With one more certificate. Those that ended two years ago are left out, but never a revoked one: a PC whose
