@@ -50,6 +50,7 @@ KEYS: Mapping[str, type[Stored]] = {
     "acted/<node>": models.Acted,
     "access/control": models.AccessControl,
     "access/grants/<id>": models.Grant,
+    "access/joins/<id>": models.JoinToken,
 }
 """By key under /nodectl/<cluster>/: the model of its value."""
 

@@ -68,6 +68,7 @@ class Keys:
         self.acted = root + "acted/"
         self.access_control = root + "access/control"
         self.grants = root + "access/grants/"
+        self.joins = root + "access/joins/"
         self.hosts = root + "hosts/"
         self.hosts_actual = root + "hosts-actual/"
 
@@ -125,6 +126,9 @@ class Keys:
 
     def grant(self, grant_id: str) -> str:
         return self.grants + grant_id
+
+    def join(self, token_id: str) -> str:
+        return self.joins + token_id
 
     def config_version(self, version: int) -> str:
         return f"{self.config_history}{version:08d}"

@@ -28,6 +28,10 @@ from nodesdk.models import Status as Status
 from nodesdk.models import Stored as Stored
 from nodesdk.models import StoreMark as StoreMark
 from nodestore.errors import Garbage
+from nodestore.schema.access_models import AccessControl as AccessControl
+from nodestore.schema.access_models import Grant as Grant
+from nodestore.schema.access_models import JoinToken as JoinToken
+from nodestore.schema.access_models import Role as Role
 
 _PROBLEM_CHARS_MAX = 300  # a problem's location may contain a name that is as long as the whole value
 
@@ -474,44 +478,9 @@ class Waiting(Stored):
     since: float = 0.0
 
 
-# --- access control -------------------------------------------------------------------------------------------------
-
-Role = Literal["viewer", "operator", "maintainer", "admin"]
-"""What people may do, from the least to the most. Each role may do what those before it may. viewer: read. operator:
-commands of the application, and actions other than reboot. maintainer: configuration, leadership, snapshots, reboot.
-admin: access control."""
-
-
-class AccessControl(Stored):
-    """`access/control`: whether requests to masters need a credential. It is off until this was written once."""
-
-    enabled: bool
-    actor: str
-    time: float
-
-
-class Grant(Stored):
-    """`access/grants/<id>`: gives a role to the bearer of a token, or to the holder of a certificate."""
-
-    name: str = Field(description="the name by which history and log show the bearer")
-    kind: Literal["token", "certificate"] = Field(
-        description="certificate: a verified certificate with the subject `CN=operator:<name>`"
-    )
-    role: Role
-    commands: tuple[str, ...] = Field(
-        default=(), description="patterns of the names of commands that it may send, such as `scene.*`; empty: all"
-    )
-    groups: tuple[str, ...] = Field(
-        default=(), description="groups whose nodes its commands may change; empty: all nodes"
-    )
-    hash: str = Field(default="", description="SHA-256 of the token's secret, in hexadecimal digits")
-    actor: str
-    time: float
-    ends: float | None = Field(default=None, description="from this time on it is not valid; null: it has no end")
-
-
 MODELS: tuple[type[Stored], ...] = (
     Epoch, LeaderRecord, TermRecord, Candidate, Challenge, Answer, Paused, Head, Entry, Applied, Manifest, DocumentView,
     Desired, Alive, Waiting, Status, Actions, Acted, ConfigRecord, Inventory, ApplicationOrder, AccessControl, Grant,
+    JoinToken,
 )  # fmt: skip
 """The models of all keys' values, which are published as JSON Schemas."""

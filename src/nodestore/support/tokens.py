@@ -1,7 +1,10 @@
-"""Bearer tokens: `NCT1.<id>.<secret>`.
+"""Bearer tokens: `NCT1.<id>.<secret>`, and join tokens: `NCT1.<hash of the authority>.<id>.<secret>`.
 
 The secret has 256 random bits. So its SHA-256, which etcd holds, reveals nothing of it and needs no salt. The secret is
 shown once, when the token is made.
+
+A PC that joins has no certificate of the cluster's authority yet. It verifies the authority that it is shown by the
+hash in the token: the SHA-256 of the authority's certificate in DER, in hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ TOKEN_PREFIX = "NCT1"  # noqa: S105 - every token begins with it
 _SECRET_BYTES, _ID_BYTES = 32, 8
 _TOKEN = re.compile(rf"{TOKEN_PREFIX}\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
 _ID, _HASH = re.compile(r"[0-9a-f]{16}", re.ASCII), re.compile(r"[0-9a-f]{64}", re.ASCII)
-_SECRET = re.compile(rf"({TOKEN_PREFIX}\.[0-9a-f]{{16}}\.)[A-Za-z0-9_-]+", re.ASCII)
+_JOIN = re.compile(rf"{TOKEN_PREFIX}\.([0-9a-f]{{64}})\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
+_SECRET = re.compile(rf"({TOKEN_PREFIX}\.(?:[0-9a-f]{{64}}\.)?[0-9a-f]{{16}}\.)[A-Za-z0-9_-]+", re.ASCII)
 _NO_HASH = hashlib.sha256(b"no token has this secret").hexdigest()
 
 
@@ -30,6 +34,16 @@ class Token(NamedTuple):
 
     def __str__(self) -> str:
         return f"{TOKEN_PREFIX}.{self.id}.{self.secret}"
+
+
+class JoinTokenText(NamedTuple):
+    """A join token as a person copies it. authority_hash: of the authority that signs certificates of the cluster."""
+
+    authority_hash: str
+    token: Token
+
+    def __str__(self) -> str:
+        return f"{TOKEN_PREFIX}.{self.authority_hash}.{self.token.id}.{self.token.secret}"
 
 
 class TokenHash(NamedTuple):
@@ -54,6 +68,12 @@ def parse_token(text: str) -> Token | None:
     """The parts of a token; None if `text` is none."""
     found = _TOKEN.fullmatch(text)
     return None if found is None else Token(found[1], found[2])
+
+
+def parse_join_token(text: str) -> JoinTokenText | None:
+    """The parts of a join token; None if `text` is none."""
+    found = _JOIN.fullmatch(text)
+    return None if found is None else JoinTokenText(found[1], Token(found[2], found[3]))
 
 
 def without_secrets(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,61 +13,28 @@ from hypothesis import strategies as st
 
 from nodestore.cluster.configuration import Configuration, checked_inventory, current_of, version_of
 from nodestore.errors import Conflict, Garbage, Invalid, LeadershipLost, NodectlError, OutcomeUnknown, Unavailable
-from nodestore.etcd.pb import etcd_pb2 as pb
-from nodestore.etcd.session import Etcd, EtcdSettings, cmp_mod
+from nodestore.etcd.session import Etcd, cmp_mod
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import ConfigRecord, Paused, decode
 from nodestore.support.json_rules import DEPTH_MAX
 from tests.support.fakes.clock import VirtualTime
-from tests.support.fakes.etcd import MEMBERS, FakeEtcd
-from tests.support.fakes.link import FINE, REFUSED, Fate, Link
+from tests.support.fakes.link import FINE, REFUSED, Fate
+from tests.support.fakes.unsure_store import UnsureStore
 from tests.support.sessions import error_of, version
 from tests.support.toy_app import Line
 
 KEYS = Keys("test")
 TRIES = 5
-Interference = Callable[[], None]
 
 
-@dataclass
-class Store:
-    """A store in memory, and a session with it whose writing transactions meet `fates`, one after the other."""
-
-    server: FakeEtcd = field(default_factory=FakeEtcd)
-    fates: list[Fate] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.link = Link(self.server)
-        self.link.fates = lambda method, _: self.fates.pop(0) if method == "KV/Txn" and self.fates else FINE
+class Store(UnsureStore):
+    """A store whose writing transactions meet faults, and what is tested."""
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[tuple[Configuration, Etcd]]:
         """What is tested, through the link, and a session on which nothing goes wrong."""
-        one = EtcdSettings(endpoints=MEMBERS[:1])
-        async with (
-            Etcd(one, connect=self.link.connect) as etcd,
-            Etcd(one, connect=self.server.connect) as witness,
-        ):
+        async with self.sessions() as (etcd, witness):
             yield Configuration(etcd, KEYS), witness
-
-    def broken(self, *, arrives: bool, meanwhile: Interference | None = None) -> Fate:
-        """The connection breaks during the call, after or before its effect. `meanwhile` runs at that moment."""
-
-        def cut() -> None:
-            if meanwhile is not None:
-                meanwhile()
-            self.link.cut()
-            self.link.listen()
-
-        return Fate(arrives=arrives, replied=False, then=cut)
-
-    def writes(self, key: str, value: bytes) -> Interference:
-        """Return a function that writes this key, as another client."""
-
-        def put() -> None:
-            self.server.handle("KV/Put", pb.PutRequest(key=key.encode(), value=value))
-
-        return put
 
 
 async def apply(configuration: Configuration, inventory: Any = None, **more: Any) -> int:

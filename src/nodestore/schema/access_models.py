@@ -1,0 +1,76 @@
+"""The models of access control in etcd: who may use masters, and who may join the cluster. See `models`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nodesdk.models import Model, Stored
+
+Role = Literal["viewer", "operator", "maintainer", "admin"]
+"""What people may do, from the least to the most. Each role may do what those before it may. viewer: read. operator:
+commands of the application, and actions other than reboot. maintainer: configuration, leadership, snapshots, reboot.
+admin: access control."""
+
+
+class AccessControl(Stored):
+    """`access/control`: whether requests to masters need a credential. It is off until this was written once."""
+
+    enabled: bool
+    actor: str
+    time: float
+
+
+class Grant(Stored):
+    """`access/grants/<id>`: gives a role to the bearer of a token, or to the holder of a certificate."""
+
+    name: str = Field(description="the name by which history and log show the bearer")
+    kind: Literal["token", "certificate"] = Field(
+        description="certificate: a verified certificate with the subject `CN=operator:<name>`"
+    )
+    role: Role
+    commands: tuple[str, ...] = Field(
+        default=(), description="patterns of the names of commands that it may send, such as `scene.*`; empty: all"
+    )
+    groups: tuple[str, ...] = Field(
+        default=(), description="groups whose nodes its commands may change; empty: all nodes"
+    )
+    hash: str = Field(default="", description="SHA-256 of the token's secret, in hexadecimal digits")
+    actor: str
+    time: float
+    ends: float | None = Field(default=None, description="from this time on it is not valid; null: it has no end")
+
+
+JoinKind = Literal["node", "host", "operator"]
+"""What the bearer of a join token may become. node: a PC that runs noded only. host: a PC that may also run a member
+and a masterd. operator: the holder of a certificate for one person."""
+
+
+class JoinUse(Model):
+    """One use of a join token."""
+
+    by: str = Field(description="who used it: the same text again is a repeat, which is no further use")
+    time: float
+    address: str = ""
+
+
+class JoinToken(Stored):
+    """`access/joins/<id>`: lets PCs or a person get certificates of the cluster. It opens no other request."""
+
+    kind: JoinKind
+    name: str = Field(default="", description="the only name that it is for; empty: any name of its kind")
+    hash: str = Field(description="SHA-256 of the token's secret, in hexadecimal digits")
+    uses: int = Field(description="how often it may be used")
+    used: tuple[JoinUse, ...] = ()
+    actor: str
+    time: float
+    ends: float = Field(description="from this time on it is not valid")
+
+    @property
+    def uses_left(self) -> int:
+        return max(0, self.uses - len(self.used))
+
+    def is_used_by(self, by: str) -> bool:
+        """Whether one of its uses is by `by`."""
+        return any(use.by == by for use in self.used)
