@@ -22,6 +22,7 @@ from masterd.api.access.audit import AuditLog
 from masterd.api.access.browser_rules import BrowserRules
 from masterd.api.access.credentials import Credentials, PeerIdentityOf
 from masterd.api.access.gate import Gate
+from masterd.api.access.join_routes import JoinRoutes
 from masterd.api.access.switch import AccessSwitch
 from masterd.api.admission import Admission, AdmissionLimits, caller_of
 from masterd.api.connections.connection_guard import ConnectionGuard
@@ -61,6 +62,7 @@ from masterd.upkeep.store_scan import StoreScan
 from nodestore.cluster.configuration import Configuration
 from nodestore.cluster.election import TakeoverWon
 from nodestore.cluster.grants import Grants
+from nodestore.cluster.join_tokens import JoinTokens
 from nodestore.cluster.store_identity import StoreIdentity
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
@@ -194,7 +196,12 @@ def build_api(
     limits = limits or AdmissionLimits(body_bytes_max=settings.leader.limits.entry_bytes_max)
     view, replica = sources.cluster_view, sources.replica
     switch = AccessSwitch(view, required=settings.require_credentials)
-    credentials = Credentials(view.grants, peer_identity, lambda: max(time.time(), replica.state.time))
+
+    def cluster_time() -> float:
+        """The time at which credentials end: the later one of this PC's and the cluster's."""
+        return max(time.time(), replica.state.time)
+
+    credentials = Credentials(view.grants, peer_identity, cluster_time)
     audit = AuditLog(settings.audit_file)
     gate = Gate(_browser_rules(parts.me, settings), switch, credentials, audit)
     view.grants.subscribe(gate.credentials_changed)
@@ -204,7 +211,10 @@ def build_api(
         heartbeats=Heartbeats(parts.me.id, parts.leadership, parts.replica, settings.timing.beat_s),
         node_logs=NodeLogs(sources), configuration=Configuration(sources.etcd, sources.keys),
         admission=Admission(limits), gate=gate,
-        access_routes=AccessRoutes(parts.me.id, Grants(sources.etcd, sources.keys), view, switch, audit),
+        access_routes=AccessRoutes(
+            parts.me.id, grants=Grants(sources.etcd, sources.keys), view=view, switch=switch, audit=audit,
+            joins=JoinRoutes(JoinTokens(sources.etcd, sources.keys, cluster_time), audit),
+        ),
     )  # fmt: skip
 
 

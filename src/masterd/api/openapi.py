@@ -245,6 +245,11 @@ def _paths() -> JsonObject:
             **_write("post", "create a token, or give a role to a certificate", ref("TokenRequest"), ref("NewToken")),
         },
         "/v1/tokens/{id}": _delete("revoke a token or the role of a certificate", ref("Deleted"), _in_path("id")),
+        "/v1/join-tokens": {
+            **_local("all join tokens, with their uses", "JoinTokens"),
+            **_write("post", "record a join token", ref("JoinTokenRequest"), ref("JoinTokenView")),
+        },
+        "/v1/join-tokens/{id}": _delete("revoke a join token", ref("Deleted"), _in_path("id")),
         "/v1/audit": _local("the newest entries of this masterd's audit log, oldest first", "Audit", _LIMIT),
         "/v1/access": _write("put", "switch access control on or off", ref("AccessRequest"), ref("AccessControl")),
         "/v1/paused": {

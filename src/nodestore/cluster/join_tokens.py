@@ -27,6 +27,7 @@ from nodestore.cluster.settled_writes import delete_settled, swap
 from nodestore.errors import Conflict, Denied, Invalid
 from nodestore.etcd.session import KV, Etcd, cmp_mod, op_put
 from nodestore.schema.access_models import JoinKind, JoinToken, JoinUse
+from nodestore.schema.api_types import JoinTokenView
 from nodestore.schema.keys import Keys, check_name
 from nodestore.schema.limits import ACTOR_BYTES_MAX, TEXT_BYTES_MAX, check_text, shortened
 from nodestore.schema.models import decode_or_none
@@ -41,6 +42,15 @@ _KEPT_S = 30 * 86_400.0
 _ADDRESS_BYTES_MAX = 64
 _ATTEMPTS = USES_MAX + 5
 """Each attempt that fails is a use by another joiner, unless the token was revoked."""
+
+
+def join_token_view(token_id: str, token: JoinToken) -> JoinTokenView:
+    """What the API shows of a join token: everything but the hash of its secret."""
+    return {
+        "id": token_id, "kind": token.kind, "name": token.name, "uses": token.uses, "uses_left": token.uses_left,
+        "used": [{"by": use.by, "time": use.time, "address": use.address} for use in token.used],
+        "actor": token.actor, "time": token.time, "ends": token.ends,
+    }  # fmt: skip
 
 
 class JoinTokens:

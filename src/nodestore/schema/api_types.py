@@ -622,6 +622,45 @@ class NewToken(TokenView):
     token: str | None
 
 
+class JoinUseView(TypedDict):
+    """One use of a join token: by whom, when, and from which address."""
+
+    by: str
+    time: float
+    address: str
+
+
+class JoinTokenView(TypedDict):
+    """A join token: with it, PCs or a person get certificates of the cluster. `name`: the only name that it is for."""
+
+    id: Text
+    kind: Literal["node", "host", "operator"]
+    name: str
+    uses: Count
+    uses_left: Count
+    used: list[JoinUseView]
+    actor: str
+    time: float
+    ends: float
+
+
+class JoinTokens(TypedDict):
+    """All join tokens, also those that have ended or are used up, for 30 days after their end."""
+
+    join_tokens: list[JoinTokenView]
+
+
+class JoinTokenRequest(TypedDict):
+    """Record a join token that the client has made. `hash`: SHA-256 of its secret. A repeat changes nothing."""
+
+    id: Annotated[str, Keywords(pattern="^[0-9a-f]{16}$")]
+    hash: Annotated[str, Keywords(pattern="^[0-9a-f]{64}$")]
+    kind: Literal["node", "host", "operator"]
+    uses: Annotated[int, Keywords(minimum=1, maximum=100)]
+    lasts_s: Annotated[float, Keywords(description="seconds until it ends, at most a year")]
+    name: NotRequired[Annotated[str | None, Keywords(description="the only name that it is for; empty: any")]]
+
+
 class AuditEntry(TypedDict):
     """An event of the audit log of one masterd.
 

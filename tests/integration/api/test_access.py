@@ -10,6 +10,7 @@ import pytest
 
 from nodectl import Client
 from nodestore.cluster.grants import Grants
+from nodestore.cluster.join_tokens import JoinTokens
 from nodestore.errors import Conflict, Denied, Forbidden, NotFound, Unauthenticated
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Defaults, DriverConfig, GroupConfig, Inventory, NodeConfig
@@ -60,6 +61,7 @@ async def test_from_the_first_token_to_its_end(etcd_one: EtcdCluster, keys: Keys
                 "token:jo", "127.0.0.1", "somebody else",
             )  # fmt: skip
             await _try_limits(admin, url)
+            await _try_join_tokens(admin, JoinTokens(masters.etcd, keys))
             with pytest.raises(Conflict, match="give m1 a certificate first"):
                 await admin.access_control(True)
             with pytest.raises(NotFound):
@@ -92,6 +94,22 @@ async def _try_limits(admin: Client, url: str) -> None:
             await panel.config_apply(INVENTORY.model_dump(mode="json"))
         assert "n2" not in str(await panel.documents())
     assert (await admin.node("n1"))["document"] == {"x": 2}
+
+
+async def _try_join_tokens(admin: Client, signer: JoinTokens) -> None:
+    """They are made through a master, used up in etcd by whoever signs certificates, and open no request."""
+    token, made = await admin.join_token_create("host", uses=2, lasts_s=3600.0)
+    assert (made["kind"], made["uses_left"], made["actor"]) == ("host", 2, "token:jo")
+    await signer.use(token, by="pc2 key", name="pc2", address="10.0.0.2")
+    [listed] = await admin.join_tokens()
+    assert [(use["by"], use["address"]) for use in listed["used"]] == [("pc2 key", "10.0.0.2")]
+    await admin.join_token_revoke(token.id)
+    with pytest.raises(Denied, match="unknown or was revoked"):
+        await signer.use(token, by="pc3 key", name="pc3")
+    with pytest.raises(NotFound):
+        await admin.join_token_revoke(token.id)
+    events = [entry["event"] for _, entry in await admin.audit()]
+    assert [event for event in events if event.startswith("join")] == ["join token created", "join token revoked"]
 
 
 async def test_a_revoked_token_is_refused_by_every_master(etcd_one: EtcdCluster, keys: Keys) -> None:

@@ -7,14 +7,15 @@ compare-and-swap. A new token is answered once this masterd knows it; the others
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
 from masterd.api.access.audit import AuditLog
+from masterd.api.access.change_records import record_change
 from masterd.api.access.event_log import ENTRIES_MAX
+from masterd.api.access.join_routes import JoinRoutes
 from masterd.api.access.rights import RIGHTS, ROLES, command_refusal
 from masterd.api.access.switch import AccessSwitch
 from masterd.api.body_reader import read_body
@@ -29,8 +30,6 @@ from nodestore.support.jsonio import dumps
 from nodestore.support.tokens import checked_token_hash
 from nodestore.support.waiting import set_within
 
-log = logging.getLogger(__name__)
-
 _KNOWN_S = 2.0
 Handler = Callable[[web.Request], Any]
 
@@ -38,8 +37,18 @@ Handler = Callable[[web.Request], Any]
 class AccessRoutes:
     """Serves the routes of access control."""
 
-    def __init__(self, own_id: str, grants: Grants, view: ClusterView, switch: AccessSwitch, audit: AuditLog) -> None:
-        self._own_id, self._grants, self._view, self._switch, self._audit = own_id, grants, view, switch, audit
+    def __init__(
+        self,
+        own_id: str,
+        *,
+        grants: Grants,
+        joins: JoinRoutes,
+        view: ClusterView,
+        switch: AccessSwitch,
+        audit: AuditLog,
+    ) -> None:
+        self._own_id, self._grants, self._joins = own_id, grants, joins
+        self._view, self._switch, self._audit = view, switch, audit
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -49,6 +58,7 @@ class AccessRoutes:
             ("DELETE", "/v1/tokens/{id}", self._revoke),
             ("PUT", "/v1/access", self._put_access),
             ("GET", "/v1/audit", self._get_audit),
+            *self._joins.routes(),
         ]
 
     async def _whoami(self, request: web.Request) -> web.StreamResponse:
@@ -115,10 +125,7 @@ class AccessRoutes:
         return _json(api_types.Audit(master=self._own_id, entries=entries))
 
     def _note(self, request: web.Request, event: str, detail: str = "") -> None:
-        """Log a change of access control, and record it."""
-        principal = principal_of(request)
-        log.warning("%s: %s%s", principal, event, f": {detail}" if detail else "")
-        self._audit.record_change(event, principal, request=f"{request.method} {request.path}", detail=detail)
+        record_change(self._audit, request, event, detail)
 
     def _check_masters(self) -> None:
         """Raises Conflict if a masterd could not prove to the others that it is one: heartbeats would be refused."""

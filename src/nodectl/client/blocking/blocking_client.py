@@ -206,6 +206,9 @@ class BlockingClient:
     tokens = _blocking(Client.tokens)
     token_create = _blocking(Client.token_create)
     token_revoke = _blocking(Client.token_revoke)
+    join_tokens = _blocking(Client.join_tokens)
+    join_token_create = _blocking(Client.join_token_create)
+    join_token_revoke = _blocking(Client.join_token_revoke)
     access_control = _blocking(Client.access_control)
     audit = _blocking(Client.audit)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from nodectl.client.connection.errors import Broken
 from nodectl.client.connection.http import Http, encode_body, path_segment
@@ -14,7 +14,7 @@ from nodectl.client.connection.requests import Requests
 from nodectl.client.methods.calls import ApiCalls
 from nodestore.errors import Denied, NodectlError, NotFound
 from nodestore.schema import api_types
-from nodestore.support.tokens import hash_of, new_token
+from nodestore.support.tokens import Token, hash_of, new_token
 
 if TYPE_CHECKING:
     from nodestore.cluster.grants import Grants
@@ -111,6 +111,33 @@ class AccessCalls(ApiCalls):
             raise _no_token(token_id)
         with contextlib.suppress(NotFound):  # a request whose answer was lost is sent again
             await self._to_any("DELETE", f"/v1/tokens/{path_segment(token_id)}", None)
+
+    async def join_tokens(self) -> list[api_types.JoinTokenView]:
+        """Return the join tokens, with their uses. The secrets are not among it."""
+        answer = await self._requests.to_any("/v1/join-tokens", timeout_s=self._read_timeout_s)
+        return cast(api_types.JoinTokens, answer)["join_tokens"]
+
+    async def join_token_create(
+        self, kind: Literal["node", "host", "operator"], *, uses: int, lasts_s: float, name: str = ""
+    ) -> tuple[Token, api_types.JoinTokenView]:
+        """Create a join token through a master, and return it; its secret is shown only now.
+
+        `uses`: how many PCs may join with it, at most 100. `lasts_s`: after how many seconds it ends, at most a year.
+        `name`: the only name that it is for, which a token for an operator needs.
+        """
+        token = new_token()  # made here, so that its secret stays here, and a repeat of the request makes no second one
+        body: api_types.JoinTokenRequest = {
+            "id": token.id, "hash": hash_of(token.secret), "kind": kind, "uses": uses, "lasts_s": lasts_s, "name": name,
+        }  # fmt: skip
+        answer = await self._to_any("POST", "/v1/join-tokens", encode_body(dict(body)))
+        return token, cast(api_types.JoinTokenView, answer)
+
+    async def join_token_revoke(self, token_id: str) -> None:
+        """Revoke a join token. Certificates that were got with it stay valid. Raises NotFound."""
+        if all(item["id"] != token_id for item in await self.join_tokens()):
+            raise NotFound(f"there is no join token {token_id[:80]!r}")
+        with contextlib.suppress(NotFound):  # a request whose answer was lost is sent again
+            await self._to_any("DELETE", f"/v1/join-tokens/{path_segment(token_id)}", None)
 
     async def access_control(self, enabled: bool) -> api_types.AccessControl:
         """Switch access control on or off. Only a client with an admin's credential can switch it on.
