@@ -14,13 +14,14 @@ from typing import NoReturn
 from masterd.api.connections.connection_guard import ConnectionGuard
 from masterd.api.connections.guarded_server import GuardedRunner
 from masterd.application.contract import load_application
-from masterd.assembly import build_api, build_guard, build_parts
+from masterd.assembly import MasterdParts, build_api, build_guard, build_parts
 from masterd.election.campaign import MasterIdentity
 from masterd.own_certificate import OwnCertificate
 from masterd.roles.master import Master
 from masterd.settings import Settings
 from nodestore.daemon.followed_tls import FollowedTls
 from nodestore.daemon.reread import Rereadable, reread_on_request
+from nodestore.daemon.service_notifier import ServiceNotifier
 from nodestore.daemon.signals import SignalEvents, handle_signals
 from nodestore.errors import Invalid, NodectlError, Unavailable
 from nodestore.etcd import maintenance as etcd_maintenance
@@ -40,7 +41,7 @@ class _StopRequested(Exception):
 
 async def run(settings: Settings) -> None:
     """Run masterd until a stop signal arrives; then hand over or resign, and return. Raises every fatal error."""
-    requests = handle_signals()
+    requests, notifier = handle_signals(), ServiceNotifier()
     application = load_application(settings.application)
     keys = Keys(settings.cluster)
     me = MasterIdentity(settings.master, settings.host, (settings.advertise,), settings.priority, secrets.token_hex(8))
@@ -66,7 +67,7 @@ async def run(settings: Settings) -> None:
         await runner.setup()
         try:
             await _listen(runner, settings)
-            await _run_until_stopped(parts.master, etcd, maintenance, tls, own, requests, settings)
+            await _run_until_stopped(parts, etcd, maintenance, tls, own, requests, settings, notifier)
         finally:
             await runner.cleanup()
 
@@ -99,23 +100,25 @@ def _warning(settings: Settings, tls: FollowedTls | None, own: OwnCertificate | 
 
 
 async def _run_until_stopped(
-    master: Master,
+    parts: MasterdParts,
     etcd: Etcd,
     maintenance: Etcd,
     tls: FollowedTls | None,
     own: OwnCertificate | None,
     requests: SignalEvents,
     settings: Settings,
+    notifier: ServiceNotifier,
 ) -> None:
     readers: list[Rereadable] = [etcd] if maintenance is etcd else [etcd, maintenance]
     if tls is not None:
         readers.append(tls)
-    reread = reread_on_request(requests.reread, readers, settings.log_level, settings.log_level_file)
+    reread = reread_on_request(requests.reread, readers, settings.log_level, settings.log_level_file, notifier)
     try:
         async with asyncio.TaskGroup() as eternal:
             eternal.create_task(_watch_versions(maintenance), name="versions")
-            eternal.create_task(master.run(), name="master")
-            eternal.create_task(_stop_on_request(requests.stop, master), name="stop")
+            eternal.create_task(parts.master.run(), name="master")
+            eternal.create_task(_stop_on_request(requests.stop, parts.master, notifier), name="stop")
+            eternal.create_task(notifier.run(partial(_status, parts)), name="notify the service manager")
             eternal.create_task(reread, name="reread")
             if tls is not None:
                 eternal.create_task(tls.run(), name="certificates")
@@ -125,8 +128,16 @@ async def _run_until_stopped(
         log.info("stopping: a stop signal arrived")
 
 
-async def _stop_on_request(stop: asyncio.Event, master: Master) -> NoReturn:
+def _status(parts: MasterdParts) -> str:
+    """One line for the service manager. A masterd is ready once its API answers, also while etcd has no quorum."""
+    term, problem = parts.leadership.term, parts.health.problem_or_outage
+    role = parts.leadership.role if term is None else f"leader, term {term}"
+    return role if problem is None else f"{role}; {problem}"
+
+
+async def _stop_on_request(stop: asyncio.Event, master: Master, notifier: ServiceNotifier) -> NoReturn:
     await stop.wait()
+    notifier.stopping()
     await master.stand_down("asked to stop")
     raise _StopRequested
 

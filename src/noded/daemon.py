@@ -18,6 +18,7 @@ from nodestore.cluster.store_identity import MarkFile
 from nodestore.daemon.followed_tls import FollowedTls
 from nodestore.daemon.program import first_error
 from nodestore.daemon.reread import Rereadable, reread_on_request
+from nodestore.daemon.service_notifier import ServiceNotifier
 from nodestore.daemon.signals import handle_signals
 from nodestore.etcd.session import Etcd
 from nodestore.support.boot import kernel_boot_id
@@ -31,7 +32,7 @@ class _StopRequested(Exception):
 
 async def run(settings: Settings) -> None:
     """Drive the node until a stop signal or an error. Stop the driver in both cases, then raise the error."""
-    requests = handle_signals()
+    requests, notifier = handle_signals(), ServiceNotifier()
     me = NodedIdentity(settings.node, settings.host_id, secrets.token_hex(8), kernel_boot_id())
     log.info("starts; cluster %s, host id %s, work directory %s", settings.cluster, me.host_id, settings.work_dir)
     tls = _follow_tls(settings)
@@ -52,16 +53,19 @@ async def run(settings: Settings) -> None:
                 for name, loop in node.loops().items():
                     loops.create_task(loop, name=name)
                 loops.create_task(_raise_at_stop(requests.stop))
+                loops.create_task(notifier.run(lambda: node.summary), name="notify the service manager")
                 readers: list[Rereadable] = [etcd]
                 if tls is not None:
                     readers.append(tls)
                     loops.create_task(tls.run(), name="certificates")
                 loops.create_task(
-                    reread_on_request(requests.reread, readers, settings.log_level, settings.log_level_file)
+                    reread_on_request(requests.reread, readers, settings.log_level, settings.log_level_file, notifier)
                 )
         except* _StopRequested:
+            notifier.stopping()
             await node.shut_down("noded was asked to stop")
         except* Exception as reasons:
+            notifier.stopping()
             await node.shut_down(f"noded ends: {first_error(reasons)}")
             raise
 

@@ -66,6 +66,8 @@ class Node:
         context = Context(me.node, keys.cluster, settings.work_dir, me.nonce, self._wake_agent, background)
         writer = Writer(me.node, me.nonce, boot_record, lambda before: boot.has_rebooted(before, boot_record))
 
+        self.summary = ""
+        """One line about the last status, for the service manager."""
         self._store = StoreIdentity(etcd, keys, store_memory)
         self.orders = Orders(self._desired_key)
         self._gate = StoreGate(etcd, self._desired_key, self._store, self.orders)
@@ -121,6 +123,7 @@ class Node:
 
     def _report(self, status: Status) -> None:
         """Report `status`, with a certificate that ends soon unless the agent itself warns of something."""
+        self.summary = _summary(status)
         warning = status.warning or self._etcd.certificate_warning
         self._reporter.report(status.model_copy(update={"warning": warning}))
 
@@ -143,3 +146,8 @@ class Node:
 
     def _on_reconciled(self) -> None:
         self._actor.wake()
+
+
+def _summary(status: Status) -> str:
+    parts = [f"{status.phase}, generation {status.observed_generation}", status.error or status.reason]
+    return ": ".join(filter(None, parts))

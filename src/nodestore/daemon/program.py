@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import faulthandler
 import gc
 import logging
 from collections.abc import Coroutine
@@ -21,6 +23,7 @@ def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]
     logs.setup_logging(program, name, log_level)
     log = logging.getLogger(program)
     _reduce_garbage_collection()
+    _show_where_it_hung()
     try:
         asyncio.run(_with_loop_errors(work))
     except KeyboardInterrupt:
@@ -53,6 +56,13 @@ it does not visit.
 def _reduce_garbage_collection() -> None:
     gc.freeze()  # objects of the imports are never freed; a full collection of them holds masterd up for 20 to 50 ms
     gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
+
+
+def _show_where_it_hung() -> None:
+    """Write what each thread does to stderr if this process crashes, or if its watchdog kills it by SIGABRT."""
+    if not faulthandler.is_enabled():
+        with contextlib.suppress(AttributeError, RuntimeError, ValueError, OSError):  # without a stderr
+            faulthandler.enable()
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from nodestore.daemon.options import read_log_level
+from nodestore.daemon.service_notifier import ServiceNotifier
 from nodestore.errors import Invalid
 from nodestore.support import logs
 
@@ -22,7 +23,11 @@ class Rereadable(Protocol):
 
 
 async def reread_on_request(
-    requested: asyncio.Event, readers: Sequence[Rereadable], log_level: str, log_level_file: Path | None
+    requested: asyncio.Event,
+    readers: Sequence[Rereadable],
+    log_level: str,
+    log_level_file: Path | None,
+    notifier: ServiceNotifier,
 ) -> NoReturn:
     """Each time `requested` is set, make the readers read their files again, and set the level of the log.
 
@@ -32,9 +37,10 @@ async def reread_on_request(
         await requested.wait()
         requested.clear()
         log.info("SIGHUP: reads certificates, passwords and the log level again")
-        for reader in readers:
-            reader.reread_files()
-        try:
-            logs.set_level(read_log_level(log_level_file, log_level))
-        except Invalid as error:
-            log.error("%s; the level stays as it is", error)
+        with notifier.reloading():
+            for reader in readers:
+                reader.reread_files()
+            try:
+                logs.set_level(read_log_level(log_level_file, log_level))
+            except Invalid as error:
+                log.error("%s; the level stays as it is", error)

@@ -17,6 +17,7 @@ import pytest
 from nodestore.daemon.console import CTRL_CLOSE, CTRL_LOGOFF, CTRL_SHUTDOWN, ConsoleHandler
 from nodestore.daemon.options import read_log_level
 from nodestore.daemon.reread import reread_on_request
+from nodestore.daemon.service_notifier import ServiceNotifier
 from nodestore.daemon.signals import SignalEvents, hangup_handler
 from nodestore.errors import Invalid
 from nodestore.support import logs
@@ -113,7 +114,7 @@ async def test_the_log_level_is_read_again(tmp_path: Path, caplog: pytest.LogCap
     """From its file; a level that is none changes nothing; without the file, the level of the start is in force."""
     file, requested, root = tmp_path / "level", asyncio.Event(), logging.getLogger()
     before = root.level
-    reading = asyncio.create_task(reread_on_request(requested, (), "info", file))
+    reading = asyncio.create_task(reread_on_request(requested, (), "info", file, ServiceNotifier({})))
 
     async def reread() -> int:
         requested.set()
