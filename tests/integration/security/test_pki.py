@@ -157,6 +157,7 @@ async def test_a_revoked_identity_is_out_at_once(tmp_path: Path) -> None:
         standby = "m2" if leader == "m1" else "m1"
         url = made.cluster.master_urls[leader]
         await _readable_log(made)
+        await made.nodectl("master", "pause", "--reason", "the test reads the log of one leader")
 
         made.authorities.issue(Subject("operator", "jo"))
         own = made.files(Subject("operator", "jo"))
