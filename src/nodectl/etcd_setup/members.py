@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping, Sequence
 
 from nodestore.errors import Invalid
 from nodestore.schema.keys import check_name
+from nodestore.support.values import parse_host_name
 
 MEMBERS_MAX = 7
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
-_HOST_NAME_MAX = 253
 
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -53,10 +50,13 @@ def parse_host(text: str, option: str) -> str:
         if ip.is_multicast or ip.is_unspecified or _needs_interface(ip):
             raise Invalid(f"{option}: other members cannot connect to {text}; give the PC's own address")
         return url_host(ip)
-    if not _HOST_NAME.fullmatch(text) or len(text) > _HOST_NAME_MAX or text.rpartition(".")[2].isdigit():
+    try:
+        if "_" in text:  # permitted in names of DNS, but not in those of hosts
+            raise Invalid(text)
+        return parse_host_name(text)
+    except Invalid:
         hint = "; --client-port and --peer-port set the ports" if ":" in text else ""
-        raise Invalid(f"{option}: {text!r} is not an IP address or a host name{hint}")
-    return text.lower()
+        raise Invalid(f"{option}: {text!r} is not an IP address or a host name{hint}") from None
 
 
 def parse_listen(text: str) -> str:

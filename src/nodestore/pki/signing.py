@@ -1,6 +1,6 @@
 """Makes keys, certificates and revocation lists, in the formats of RFC 5280. No files.
 
-No other module of the programs imports the package `cryptography`.
+Only this module and `signing_requests.py` import the package `cryptography`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from nodestore.errors import Invalid
 from nodestore.pki.identity import SERVER_KINDS, Subject
+from nodestore.support.values import parse_host
 
 _BEGINS = datetime(1970, 1, 1, tzinfo=UTC)
 """When every certificate begins. A PC whose clock has no battery wakes in 1970, and must reach the cluster to learn the
 time. A later beginning would protect from nothing: a certificate that must not be used any more is revoked."""
 AUTHORITY_LIFE_S = 20 * 365.25 * 86_400
-_NAME_CHARS_MAX = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,31 +149,13 @@ def common_name(certificate: bytes) -> str:
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:
     """DNS names and IP addresses in their usual form, each once. Raises Invalid."""
-    return tuple(dict.fromkeys(_checked_name(name) for name in names))
+    return tuple(dict.fromkeys(parse_host(name, wildcard=True) for name in names))
 
 
 def format_serial(serial: int) -> str:
     """The serial number as `ssl` shows it: hexadecimal digits in upper case, an even number of them."""
     text = f"{serial:X}"
     return text if len(text) % 2 == 0 else f"0{text}"
-
-
-def _checked_name(name: str) -> str:
-    text = name.strip().removeprefix("[").removesuffix("]")
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        pass
-    labels = text.lower().removeprefix("*.").split(".")
-    fits = len(text) <= _NAME_CHARS_MAX and text.isascii() and not labels[-1].isdigit()
-    if not fits or not all(_is_label(label) for label in labels):
-        raise Invalid(f"{name!r} is neither a DNS name nor an IP address, such as pc1.example or 10.0.0.11")
-    return text.lower()
-
-
-def _is_label(text: str) -> bool:
-    plain = text.replace("-", "").replace("_", "")
-    return 0 < len(text) <= 63 and plain.isalnum() and text[0] != "-" and text[-1] != "-"
 
 
 def _general_name(name: str) -> x509.GeneralName:

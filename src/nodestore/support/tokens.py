@@ -76,7 +76,7 @@ def parse_join_token(text: str) -> JoinTokenText | None:
     return None if found is None else JoinTokenText(found[1], Token(found[2], found[3]))
 
 
-def without_secrets(text: str) -> str:
+def hide_token_secrets(text: str) -> str:
     """`text`, with `***` in place of the secret of each token in it."""
     return _SECRET.sub(r"\1***", text) if TOKEN_PREFIX in text else text
 

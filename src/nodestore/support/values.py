@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -79,9 +80,24 @@ def is_loopback(host: str) -> bool:
 def parse_host_name(text: str) -> str:
     """The name of a host, in lower case and without a final dot. Raises Invalid."""
     name = text.strip().lower().removesuffix(".")
-    if not _HOST_NAME.fullmatch(name):
+    if not _HOST_NAME.fullmatch(name) or name.rpartition(".")[2].isdigit():  # else 10.0.0.256 would be a name
         raise Invalid(f"{text!r} is not the name of a host, such as pc1 or pc1.plant.example")
     return name
+
+
+def parse_host(text: str, *, wildcard: bool = False) -> str:
+    """An IP address in its canonical form, without brackets, or the name of a host. Raises Invalid.
+
+    wildcard: permits the name `*.example`, as certificates have it.
+    """
+    bare = text.strip().removeprefix("[").removesuffix("]")
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(bare))
+    prefix = "*." if wildcard and bare.startswith("*.") else ""
+    try:
+        return prefix + parse_host_name(bare.removeprefix(prefix))
+    except Invalid:
+        raise Invalid(f"{text!r} is neither a DNS name nor an IP address, such as pc1.example or 10.0.0.11") from None
 
 
 def parse_origin(text: str) -> str:

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
 
 from nodectl.__main__ import run
-from nodectl.cli.commands.security import pki
-from nodestore.pki import authority
+from nodectl.cli.commands.security.pki import shared
+from nodestore.pki import authority, signing
 from tests.support.cli import Ran
 
 Pki = Callable[..., Ran]
@@ -47,6 +50,34 @@ def test_from_init_to_revoke(call: Pki, tmp_path: Path) -> None:
     assert "KEY" in table.splitlines()[0]
 
 
+def test_a_request_is_made_on_the_pc_and_signed_where_the_authorities_are(call: Pki, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    made = call("request", "etcd:pc1", "--out", str(own), "-o", "name")
+    assert made.out.strip() == str(own / "pc1.csr")
+    assert f"{own / 'pc1-peer.key'} made; it stays on this PC" in made.err
+    assert "exists already and is used" in call("request", "etcd:pc1", "--out", str(own)).err
+    call("init")
+    signed = call("issue", "etcd:pc1", "--csr", made.out.strip(), "--address", "10.0.0.1")
+    assert "copy" in signed.err
+    directory = tmp_path / "pki" / "issued" / "etcd-pc1"
+    names = sorted(path.name for path in directory.iterdir())
+    assert names == ["ca.crl", "ca.crt", "pc1-peer.crt", "pc1.crt", "peer-ca.crl", "peer-ca.crt"]
+    assert "the request is for etcd:pc1, not for etcd:pc2" in call("issue", "etcd:pc2", "--csr", made.out.strip()).err
+
+
+def test_addresses_of_the_request_that_are_not_allowed_are_named(call: Pki, tmp_path: Path) -> None:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "masterd:pc1")])
+    asked = x509.SubjectAlternativeName([x509.DNSName("pc1.example"), x509.DNSName("PC2.example")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name).add_extension(asked, critical=False)
+    (tmp_path / "pc1.csr").write_bytes(
+        builder.sign(signing.new_key(), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    )
+    call("init")
+    said = call("issue", "masterd:pc1", "--csr", str(tmp_path / "pc1.csr"), "--address", "pc2.example").err
+    assert "asks for pc1.example, which the certificate does not name: --address allows it" in said
+    assert "PC2" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -58,6 +89,9 @@ def test_from_init_to_revoke(call: Pki, tmp_path: Path) -> None:
         (("revoke", "masterd:pc1"), 2, "--yes"),
         (("revoke", "masterd:pc1", "--yes"), 3, "pki init"),
         (("init", "--name", "a/b"), 2, "cluster name"),
+        (("request", "pc1"), 2, "is not KIND:NAME"),
+        (("issue", "masterd:pc1", "--csr", "/nowhere/pc1.csr"), 2, "cannot read the request /nowhere/pc1.csr"),
+        (("issue", "masterd:pc1", "--csr", "/dev/null"), 2, "not a request for a certificate"),
     ],
 )
 def test_a_mistake_is_one_clear_line(call: Pki, arguments: tuple[str, ...], code: int, says: str) -> None:
@@ -67,4 +101,4 @@ def test_a_mistake_is_one_clear_line(call: Pki, arguments: tuple[str, ...], code
 
 
 def test_the_limits_of_a_life_are_those_of_the_authority() -> None:
-    assert pki.LIFE_LIMITS_S == (authority.LIFE_MIN_S, authority.LIFE_MAX_S)
+    assert shared.LIFE_LIMITS_S == (authority.LIFE_MIN_S, authority.LIFE_MAX_S)

@@ -20,6 +20,7 @@ from nodestore.support.values import (
     is_loopback,
     parse_address,
     parse_duration,
+    parse_host,
     parse_host_name,
     parse_origin,
     whole_between,
@@ -215,10 +216,26 @@ def test_names_of_hosts(text: str, name: str) -> None:
     assert parse_host_name(text) == name
 
 
-@pytest.mark.parametrize("text", ["", ".", "a..b", "-a", "a-", "*.plant", "a:1", "http://a", "a/b", "\u00e4", "a" * 64])
+@pytest.mark.parametrize("text", ["", ".", "a..b", "-a", "a-", "*.plant", "a:1", "http://a", "a/b", "\u00e4", "a" * 64,
+                                  "10.0.0.256", "1"])  # fmt: skip
 def test_what_is_no_name_of_a_host(text: str) -> None:
     with pytest.raises(Invalid, match="is not the name of a host, such as pc1"):
         parse_host_name(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [("10.0.0.1", "10.0.0.1"), ("[FD00::0:1]", "fd00::1"), ("PC1.Example.", "pc1.example"), ("a_b", "a_b")],
+)
+def test_hosts(text: str, host: str) -> None:
+    assert parse_host(text) == parse_host(text, wildcard=True) == host
+
+
+def test_a_host_with_a_wildcard() -> None:
+    assert parse_host("*.Plant.example", wildcard=True) == "*.plant.example"
+    for text, wildcard in (("*.plant", False), ("*.", True), ("*", True), ("a.*.b", True), ("*.1", True)):
+        with pytest.raises(Invalid, match="neither a DNS name nor an IP address"):
+            parse_host(text, wildcard=wildcard)
 
 
 @pytest.mark.parametrize(

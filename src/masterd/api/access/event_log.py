@@ -21,7 +21,7 @@ from nodestore.support.atomic_files import replace_file
 from nodestore.support.jsonio import dumps, loads
 from nodestore.support.logs import RateLimitedLog
 from nodestore.support.tasks import background_task
-from nodestore.support.tokens import without_secrets
+from nodestore.support.tokens import hide_token_secrets
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class EventLog:
     def record(self, event: str, principal: Principal, *, request: str = "", detail: str = "") -> None:
         """Record an event. `request`: the method and path, if a request is the reason. Secrets of tokens are left out:
         a token may be in the path of a request whose sender took it for an id."""
-        texts = (event, str(principal), principal.address, without_secrets(request), without_secrets(detail))
+        texts = (event, str(principal), principal.address, hide_token_secrets(request), hide_token_secrets(detail))
         key: Any = tuple(shortened(text, _TEXT_BYTES_MAX) for text in texts)
         if key not in self._window and len(self._window) >= _DISTINCT_MAX:
             key = (event, _OTHERS, "", "", "")

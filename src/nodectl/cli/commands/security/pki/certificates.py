@@ -1,49 +1,31 @@
-"""`nodectl pki`: issues, renews and revokes the certificates of a cluster. It needs no cluster."""
+"""`nodectl pki init|issue|renew|revoke|show`."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nodectl.cli.commands.security.pki.requests import note_ignored, read_request
+from nodectl.cli.commands.security.pki.shared import (
+    LIFE_LIMITS_S,
+    DirectoryOption,
+    IdentityArgument,
+    open_authorities,
+    report,
+    warn,
+)
 from nodectl.cli.confirmation import YesOption, confirm
 from nodectl.cli.duration_option import duration_option
 from nodectl.terminal.output import Cell, Format, Output, OutputOption, Table
 
 if TYPE_CHECKING:
-    from nodestore.pki.authority import Authorities, Bundle
+    from nodestore.pki.authority import Authorities
     from nodestore.pki.records import IssuedCertificate
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=None,
-    help="Issue, renew and revoke the certificates of a cluster.",
-)  # fmt: skip
 
-LIFE_LIMITS_S = (5.0, 43_800 * 3_600.0)
-"""Those of `nodestore.pki.authority`, which takes long to import."""
-
-DirectoryOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--dir", "-d", metavar="DIR", envvar="NODECTL_PKI_DIR", show_envvar=False,
-        help="Directory of the authorities (default: NODECTL_PKI_DIR, else /etc/nodectl/pki; on Windows "
-        "%ProgramData%\\nodectl\\pki).",
-    ),
-]  # fmt: skip
-IdentityArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="KIND:NAME",
-        help="Whom the certificate names, such as masterd:pc1. Kinds: host, masterd, noded, hostd, operator, etcd, "
-        "automation, maintenance.",
-    ),
-]
-
-
-@app.command("init")
 def init(
     name: Annotated[str, typer.Option("--name", metavar="CLUSTER", help="Name of the cluster, for display.")] = "wall",
     directory: DirectoryOption = None,
@@ -56,7 +38,7 @@ def init(
     """
     from nodestore.schema.keys import check_name
 
-    authorities = _authorities(directory)
+    authorities = open_authorities(directory)
     made, out = authorities.init(check_name("cluster", name)), Output(output)
     if made:
         out.took_effect()
@@ -66,7 +48,6 @@ def init(
     _show(authorities, out)
 
 
-@app.command("issue")
 def issue(
     identity: IdentityArgument,
     address: Annotated[
@@ -91,6 +72,14 @@ def issue(
             help="Where to write its files (default: where they were written last, or issued/KIND-NAME).",
         ),
     ] = None,
+    csr: Annotated[
+        Path | None,
+        typer.Option(
+            "--csr", metavar="FILE",
+            help="A request made on the PC (`nodectl pki request`, or another tool), whose key stays there; - for "
+            "stdin.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Issue a new certificate in any case.")] = False,
     directory: DirectoryOption = None,
     output: OutputOption = Format.table,
@@ -99,21 +88,23 @@ def issue(
 
     A certificate that exists is kept if its life is not over by two thirds and nothing else was asked for. Copy all
     files of the directory to the PC. A member of etcd gets a second certificate, for the other members.
+
+    With --csr the key is on the PC, so nothing that is copied is secret. Later renewals are for the same key. Of the
+    request, only its key counts: --address says at which addresses the PC may serve.
     """
     from nodestore.pki.identity import Subject
 
-    authorities = _authorities(directory)
-    bundle = authorities.issue(
-        Subject.parse(identity),
-        address or (),
-        life_s=life,
-        out=out_directory,
-        force=force,
-    )
-    _report(authorities, [bundle], Output(output), "issued")
+    authorities, whom, out = open_authorities(directory), Subject.parse(identity), Output(output)
+    if csr is None:
+        bundle = authorities.issue(whom, address or (), life_s=life, out=out_directory, force=force)
+    else:
+        bundle = authorities.sign_request(
+            whom, request := read_request(csr), address or (), life_s=life, out=out_directory, force=force
+        )  # fmt: skip
+        note_ignored(authorities, whom, request, out)
+    report(authorities, [bundle], out, "issued")
 
 
-@app.command("renew")
 def renew(
     identity: Annotated[
         list[str] | None, typer.Argument(metavar="[KIND:NAME]...", help="Whose certificates (default: all).")
@@ -128,12 +119,11 @@ def renew(
     """
     from nodestore.pki.identity import Subject
 
-    authorities = _authorities(directory)
+    authorities = open_authorities(directory)
     bundles = authorities.renew([Subject.parse(text) for text in identity or ()], force=force)
-    _report(authorities, bundles, Output(output), "renewed")
+    report(authorities, bundles, Output(output), "renewed")
 
 
-@app.command("revoke")
 def revoke(
     identity: IdentityArgument,
     serial: Annotated[
@@ -154,7 +144,7 @@ def revoke(
     whom = Subject.parse(identity)
     if not yes:
         confirm(f"Revoke {'the certificate ' + serial if serial else 'all certificates'} of {whom}, for ever?")
-    authorities, out = _authorities(directory), Output(output)
+    authorities, out = open_authorities(directory), Output(output)
     serials = authorities.revoke(whom, serial)
     out.took_effect()
     for revoked in serials:
@@ -166,48 +156,9 @@ def revoke(
     )  # fmt: skip
 
 
-@app.command("show")
 def show(directory: DirectoryOption = None, output: OutputOption = Format.table) -> None:
     """Show the authorities and the certificates, with their ends."""
-    _show(_authorities(directory), Output(output))
-
-
-# --- shared ---------------------------------------------------------------------------------------------------------
-
-
-def _authorities(directory: Path | None) -> Authorities:
-    from nodestore.pki.authority import Authorities
-
-    return Authorities(directory or _default_directory())
-
-
-def _default_directory() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("PROGRAMDATA") or "C:\\ProgramData") / "nodectl" / "pki"
-    return Path("/etc/nodectl/pki")
-
-
-def _report(authorities: Authorities, bundles: list[Bundle], out: Output, done: str) -> None:
-    from nodestore.support.tls_files import format_time
-
-    if any(bundle.changed for bundle in bundles):
-        out.took_effect()
-    for bundle in bundles:
-        state = f"{done}; copy {bundle.directory} to its PC" if bundle.changed else "up to date"
-        out.note(f"{bundle.identity} ends at {format_time(bundle.ends)}: {state}")
-    _warn(authorities, out)
-    out.show(
-        [_bundle_as_dict(item) for item in bundles],
-        tables=list,
-        names=lambda: [str(item.directory) for item in bundles],
-    )
-
-
-def _bundle_as_dict(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "identity": str(bundle.identity), "directory": str(bundle.directory), "ends": bundle.ends,
-        "changed": bundle.changed,
-    }  # fmt: skip
+    _show(open_authorities(directory), Output(output))
 
 
 def _show(authorities: Authorities, out: Output) -> None:
@@ -221,7 +172,7 @@ def _show(authorities: Authorities, out: Output) -> None:
         "certificates": [_as_dict(record) for record in issued],
     }
     out.show(document, tables=lambda: _tables(authorities), names=lambda: sorted({item.identity for item in issued}))
-    _warn(authorities, out)
+    warn(authorities, out)
 
 
 def _as_dict(record: IssuedCertificate) -> dict[str, Any]:
@@ -256,8 +207,3 @@ def _state(record: IssuedCertificate, now: float) -> Cell:
     if now >= record.ends:
         return Cell("ended", "red")
     return Cell("renew", "yellow") if record.is_due(now) else Cell("valid", "green")
-
-
-def _warn(authorities: Authorities, out: Output) -> None:
-    for line in authorities.warnings():
-        out.warn(line)
