@@ -20,6 +20,7 @@ from aiohttp import web
 from masterd.api.access.access_routes import AccessRoutes
 from masterd.api.access.audit import AuditLog
 from masterd.api.access.browser_rules import BrowserRules
+from masterd.api.access.credential_uses import CredentialUses
 from masterd.api.access.credentials import Credentials, PeerIdentityOf
 from masterd.api.access.gate import Gate
 from masterd.api.access.join_routes import JoinRoutes
@@ -206,16 +207,21 @@ def build_api(
     gate = Gate(_browser_rules(parts.me, settings), switch, credentials, audit)
     view.grants.subscribe(gate.credentials_changed)
     switch.on_change = gate.end_streams
-    return Api(
+    grants = Grants(sources.etcd, sources.keys)
+    uses = CredentialUses(parts.me.id, grants, lambda: view.grants.items, audit, cluster_time)
+    gate.on_admitted = uses.note
+    api = Api(
         sources, peers=peers, router=router, takeovers=parts.campaign, drills_allowed=settings.allow_drills,
         heartbeats=Heartbeats(parts.me.id, parts.leadership, parts.replica, settings.timing.beat_s),
         node_logs=NodeLogs(sources), configuration=Configuration(sources.etcd, sources.keys),
         admission=Admission(limits), gate=gate,
         access_routes=AccessRoutes(
-            parts.me.id, grants=Grants(sources.etcd, sources.keys), view=view, switch=switch, audit=audit,
+            parts.me.id, grants=grants, uses=uses, view=view, switch=switch, audit=audit,
             joins=JoinRoutes(JoinTokens(sources.etcd, sources.keys, cluster_time), audit),
         ),
     )  # fmt: skip
+    api.app.on_cleanup.append(uses.close)
+    return api
 
 
 def _browser_rules(me: MasterIdentity, settings: MasterSettings) -> BrowserRules:

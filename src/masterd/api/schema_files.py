@@ -51,6 +51,7 @@ KEYS: Mapping[str, type[Stored]] = {
     "access/control": models.AccessControl,
     "access/grants/<id>": models.Grant,
     "access/joins/<id>": models.JoinToken,
+    "access/uses/<id>": models.CredentialUse,
 }
 """By key under /nodectl/<cluster>/: the model of its value."""
 

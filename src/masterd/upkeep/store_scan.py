@@ -26,6 +26,7 @@ from nodestore.schema.models import (
     Candidate,
     Challenge,
     ConfigRecord,
+    CredentialUse,
     Desired,
     DocumentView,
     Epoch,
@@ -69,7 +70,7 @@ class StoreScan:
             keys.config_history: ConfigRecord, keys.status: Status, keys.alive: Alive, keys.desired: Desired,
             keys.actions: Actions, keys.acted: Acted, keys.challenges: Challenge, keys.answers: Answer,
             keys.state: DocumentView, keys.waiting: Waiting, keys.access_control: AccessControl, keys.grants: Grant,
-            keys.joins: JoinToken,
+            keys.joins: JoinToken, keys.uses: CredentialUse,
         }  # fmt: skip
 
     async def find_problems(self, wait_s: float = _SCAN_TIMEOUT_S) -> dict[str, str]:

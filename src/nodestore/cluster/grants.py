@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from nodestore.cluster.settled_writes import delete_settled, put_settled, swap
 from nodestore.errors import Conflict, Invalid
-from nodestore.etcd.session import Etcd, cmp_mod, op_put
+from nodestore.etcd.session import Etcd, cmp_exists, cmp_mod, op_put
 from nodestore.schema.api_types import TokenView
 from nodestore.schema.keys import Keys, check_name
 from nodestore.schema.limits import ACTOR_BYTES_MAX, check_text
-from nodestore.schema.models import AccessControl, Grant, Role, decode, decode_or_none
+from nodestore.schema.models import AccessControl, CredentialUse, Grant, Role, decode, decode_or_none
 from nodestore.support.tokens import TokenHash, hash_of, new_token
 
 CERTIFICATE_PREFIX = "operator:"
@@ -27,6 +27,8 @@ CERTIFICATE_PREFIX = "operator:"
 GRANTS_MAX = 1_000
 PATTERNS_MAX = 32
 ENDS_MAX_S = 10 * 365 * 86_400.0
+_CLOCKS_S = 60.0
+"""How much the clocks of two PCs may differ without being wrong."""
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?:/-]{1,128}", re.ASCII)
 
 
@@ -53,9 +55,10 @@ def checked_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(patterns))
 
 
-def grant_view(grant_id: str, grant: Grant) -> TokenView:
-    """What the API shows of a grant: everything but the hash of its secret."""
+def grant_view(grant_id: str, grant: Grant, use: CredentialUse | None = None) -> TokenView:
+    """What the API shows of a grant: everything but the hash of its secret. use: the last use that is known."""
     return {
+        "last_used": None if use is None else use.time, "last_address": "" if use is None else use.address,
         "id": grant_id, "name": grant.name, "kind": grant.kind, "role": grant.role, "commands": list(grant.commands),
         "groups": list(grant.groups), "actor": grant.actor, "time": grant.time, "ends": grant.ends,
     }  # fmt: skip
@@ -126,7 +129,30 @@ class Grants:
 
     async def revoke(self, grant_id: str) -> bool:
         """Delete a grant; return False if there is none."""
-        return await delete_settled(self._etcd, self._keys.grant(grant_id), "this grant")
+        deleted = await delete_settled(self._etcd, self._keys.grant(grant_id), "this grant")
+        # If this does not happen, the next grant with this id, of the same certificate, shows the old use.
+        await delete_settled(self._etcd, self._keys.use(grant_id), "its last use")
+        return deleted
+
+    async def uses(self) -> dict[str, CredentialUse]:
+        """The last use of each grant, by id, without those that cannot be read."""
+        kvs = (await self._etcd.range(self._keys.uses)).kvs
+        found = {kv.key.removeprefix(self._keys.uses): decode_or_none(CredentialUse, kv) for kv in kvs}
+        return {grant_id: use for grant_id, use in found.items() if use is not None}
+
+    async def note_use(self, grant_id: str, use: CredentialUse, now: float) -> bool:
+        """Write a use, unless a newer one is written or the grant was revoked. Return whether it was written.
+
+        now: a written use of a later time is that of a clock that was wrong. A loser of two writes is not repeated.
+        """
+        key = self._keys.use(grant_id)
+        found = await self._etcd.get(key)
+        written = decode_or_none(CredentialUse, found)
+        if written is not None and use.time <= written.time <= now + _CLOCKS_S:
+            return False
+        unchanged = cmp_mod(key, 0 if found is None else found.mod_revision)
+        exists = cmp_exists(self._keys.grant(grant_id))
+        return (await self._etcd.txn([unchanged, exists], [op_put(key, use.encode())])).succeeded
 
     async def access_control(self) -> AccessControl | None:
         """Whether access control is on, and since when; None if it never was. Garbage if the key is unreadable."""

@@ -64,6 +64,7 @@ from nodestore.etcd.types import (
     TxnResult,
     WriteResult,
     cmp_create,
+    cmp_exists,
     cmp_lease,
     cmp_mod,
     cmp_value,
@@ -82,8 +83,8 @@ from nodestore.support.tls_files import TlsContents
 
 __all__ = [
     "KV", "BrokenStream", "Compare", "Etcd", "EtcdSettings", "Member", "MemberStatus", "Op", "Range", "Stream",
-    "TxnResult", "WriteResult", "cmp_create", "cmp_lease", "cmp_mod", "cmp_value", "kv_from_pb", "op_delete", "op_get",
-    "op_put", "op_range",
+    "TxnResult", "WriteResult", "cmp_create", "cmp_exists", "cmp_lease", "cmp_mod", "cmp_value", "kv_from_pb",
+    "op_delete", "op_get", "op_put", "op_range",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)

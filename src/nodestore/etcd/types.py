@@ -182,6 +182,11 @@ def cmp_create(key: str, revision: int) -> Compare:
     return pb.Compare(key=key.encode(), target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=revision)
 
 
+def cmp_exists(key: str) -> Compare:
+    """Compare: `key` exists."""
+    return pb.Compare(key=key.encode(), target=pb.Compare.CREATE, result=pb.Compare.GREATER, create_revision=0)
+
+
 def cmp_empty_range(start: str, end: bytes) -> Compare:
     """Compare: there is no key from `start` up to, not including, `end`."""
     return pb.Compare(

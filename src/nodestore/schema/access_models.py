@@ -42,6 +42,14 @@ class Grant(Stored):
     ends: float | None = Field(default=None, description="from this time on it is not valid; null: it has no end")
 
 
+class CredentialUse(Stored):
+    """`access/uses/<id>`: when a token, or the certificate of a person, was last used. It may be some minutes old."""
+
+    time: float
+    address: str = Field(default="", description="the IP address that the request came from")
+    master: str = Field(default="", description="the masterd that received it")
+
+
 JoinKind = Literal["node", "host", "operator"]
 """What the bearer of a join token may become. node: a PC that runs noded only. host: a PC that may also run a member
 and a masterd. operator: the holder of a certificate for one person."""

@@ -580,7 +580,11 @@ class WhoAmI(TypedDict):
 
 
 class TokenView(TypedDict):
-    """A token, or the role of a certificate `CN=operator:<name>`."""
+    """A token, or the role of a certificate `CN=operator:<name>`.
+
+    `last_used`: when a master last received a request with it, as far as that is written: some minutes ago at most;
+    null if it was not used. `last_address`: from which IP address.
+    """
 
     id: Text
     name: Text
@@ -591,6 +595,8 @@ class TokenView(TypedDict):
     actor: str
     time: float
     ends: float | None
+    last_used: NotRequired[float | None]
+    last_address: NotRequired[str]
 
 
 class Tokens(TypedDict):
@@ -664,8 +670,8 @@ class JoinTokenRequest(TypedDict):
 class AuditEntry(TypedDict):
     """An event of the audit log of one masterd.
 
-    `event`: `refused`, `token created`, `token revoked`, `access control on` or `access control off`. `count`: how many
-    equal events there were in the same second.
+    `event`: `refused`, `login`, `token created`, `token revoked`, `join token created`, `join token revoked`,
+    `access control on` or `access control off`. `count`: how many equal events there were in the same second.
     """
 
     time: float

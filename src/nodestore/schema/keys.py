@@ -69,6 +69,7 @@ class Keys:
         self.access_control = root + "access/control"
         self.grants = root + "access/grants/"
         self.joins = root + "access/joins/"
+        self.uses = root + "access/uses/"
         self.hosts = root + "hosts/"
         self.hosts_actual = root + "hosts-actual/"
 
@@ -129,6 +130,9 @@ class Keys:
 
     def join(self, token_id: str) -> str:
         return self.joins + token_id
+
+    def use(self, grant_id: str) -> str:
+        return self.uses + grant_id
 
     def config_version(self, version: int) -> str:
         return f"{self.config_history}{version:08d}"

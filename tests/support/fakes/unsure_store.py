@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, EtcdSettings
@@ -62,7 +63,10 @@ class UnsureStore:
 
         return delete
 
+    def kvs(self, key: str) -> list[Any]:
+        """The key as the store holds it; empty if it is absent."""
+        return list(self.server.handle("KV/Range", pb.RangeRequest(key=key.encode())).kvs)
+
     def value(self, key: str) -> bytes:
         """What the store holds under this key."""
-        kvs = self.server.handle("KV/Range", pb.RangeRequest(key=key.encode())).kvs
-        return bytes(kvs[0].value)
+        return bytes(self.kvs(key)[0].value)

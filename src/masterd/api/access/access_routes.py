@@ -14,6 +14,7 @@ from aiohttp import web
 
 from masterd.api.access.audit import AuditLog
 from masterd.api.access.change_records import record_change
+from masterd.api.access.credential_uses import CredentialUses
 from masterd.api.access.event_log import ENTRIES_MAX
 from masterd.api.access.join_routes import JoinRoutes
 from masterd.api.access.rights import RIGHTS, ROLES, command_refusal
@@ -42,12 +43,13 @@ class AccessRoutes:
         own_id: str,
         *,
         grants: Grants,
+        uses: CredentialUses,
         joins: JoinRoutes,
         view: ClusterView,
         switch: AccessSwitch,
         audit: AuditLog,
     ) -> None:
-        self._own_id, self._grants, self._joins = own_id, grants, joins
+        self._own_id, self._grants, self._uses, self._joins = own_id, grants, uses, joins
         self._view, self._switch, self._audit = view, switch, audit
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -76,8 +78,9 @@ class AccessRoutes:
         ))  # fmt: skip
 
     async def _list(self, _: web.Request) -> web.StreamResponse:
-        found = await self._grants.list()
-        views = [grant_view(grant_id, grant) for grant_id, grant in found.items()]
+        found, written = await asyncio.gather(self._grants.list(), self._grants.uses())
+        uses = self._uses.latest(written)
+        views = [grant_view(grant_id, grant, uses.get(grant_id)) for grant_id, grant in found.items()]
         return _json(api_types.Tokens(tokens=sorted(views, key=lambda item: (item["name"], item["id"]))))
 
     async def _create(self, request: web.Request) -> web.StreamResponse:

@@ -22,7 +22,7 @@ from masterd.api.access.event_log import ENTRIES_MAX, EventLog
 from masterd.roles.principal import Principal
 from nodestore.schema.api_types import AuditEntry
 
-_REFUSED = "refused"
+_REFUSED, _LOGIN = "refused", "login"
 
 
 class AuditLog:
@@ -36,6 +36,11 @@ class AuditLog:
     def record_refusal(self, principal: Principal, *, request: str, detail: str) -> None:
         """Record that a request was refused. request: its method and path. detail: why."""
         self._refusals.record(_REFUSED, principal, request=request, detail=detail)
+
+    def record_login(self, principal: Principal, *, request: str) -> None:
+        """Record that a credential was accepted. Who has one can cause many such entries, from many addresses, so they
+        are kept with the refusals."""
+        self._refusals.record(_LOGIN, principal, request=request)
 
     def record_change(self, event: str, principal: Principal, *, request: str = "", detail: str = "") -> None:
         """Record a change of access control."""

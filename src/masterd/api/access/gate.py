@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from aiohttp import hdrs, web
@@ -77,6 +77,8 @@ class Gate:
         self._streams: list[_Stream] = []
         self._timer: asyncio.TimerHandle | None = None
         self._limited_log = RateLimitedLog(log, 60.0)
+        self.on_admitted: Callable[[Principal, web.Request], None] = lambda *_: None
+        """Called with each request that a credential allows, and with its principal."""
 
     def add_route(self, route: web.AbstractRoute, method: str, path: str) -> None:
         """Use the right of `path`, as `RIGHTS` names it, for `route`. KeyError if it has none."""
@@ -114,6 +116,7 @@ class Gate:
         if principal.kind in _PEOPLE and (wait_s := self._rates.wait_s(str(principal), time.monotonic())) > 0.0:
             raise Overloaded(f"{principal} sends too many requests; try again in {wait_s:.3g} s", wait_s)
         set_principal(request, principal)
+        self.on_admitted(principal, request)
         return right.is_stream
 
     def _check_headers(self, request: web.Request) -> None:

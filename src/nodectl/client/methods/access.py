@@ -56,7 +56,9 @@ class AccessCalls(ApiCalls):
         if store is not None and (found := await _unless_denied(store.list())) is not None:
             from nodestore.cluster.grants import grant_view  # here: importing gRPC is slow
 
-            return sorted((grant_view(*item) for item in found.items()), key=lambda item: (item["name"], item["id"]))
+            uses = await store.uses()
+            views = [grant_view(grant_id, grant, uses.get(grant_id)) for grant_id, grant in found.items()]
+            return sorted(views, key=lambda item: (item["name"], item["id"]))
         answer = await self._requests.to_any("/v1/tokens", timeout_s=self._read_timeout_s)
         return cast(api_types.Tokens, answer)["tokens"]
 

@@ -39,8 +39,10 @@ async def test_refusals_are_on_record() -> None:
         ("stranger", "PUT /v1/config", "invalid credential", 1),
         ("stranger", "PUT /v1/config", "a web page of 'http", 1),
         ("token:viewer", "GET /v1/audit", "token", 1),
+        ("token:admin", "GET /v1/audit", "", 1),
     ]
-    assert all(item["event"] == "refused" and item["address"] == "127.0.0.1" for item in found)
+    assert [item["event"] for item in found] == [*["refused"] * 5, "login"]
+    assert all(item["address"] == "127.0.0.1" for item in found)
 
 
 async def test_a_flood_is_one_entry() -> None:

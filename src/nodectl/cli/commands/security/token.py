@@ -72,7 +72,10 @@ def create(
 
 @app.command("list")
 def list_tokens(context: typer.Context, output: OutputOption = Format.table) -> None:
-    """List all tokens, and the roles of certificates."""
+    """List all tokens, and the roles of certificates.
+
+    LAST USED is some minutes old, and a master that was killed did not write the uses of its last minutes.
+    """
 
     async def work(client: Client) -> Any:
         return await client.tokens()
@@ -82,11 +85,15 @@ def list_tokens(context: typer.Context, output: OutputOption = Format.table) -> 
     def tables() -> list[Table]:
         from nodectl.terminal.format import local_time
 
-        table = Table(("NAME", "KIND", "ROLE", "COMMANDS", "GROUPS", "ENDS", "MADE", "BY", "ID"))
+        table = Table(
+            ("NAME", "KIND", "ROLE", "COMMANDS", "GROUPS", "ENDS", "LAST USED", "FROM", "MADE", "BY", "ID"),
+            optional=("BY", "MADE", "FROM", "GROUPS", "COMMANDS"),
+        )
         for item in found:
             table.add(
                 item["name"], item["kind"], item["role"], ", ".join(item["commands"]) or "all",
                 ", ".join(item["groups"]) or "all", "never" if item["ends"] is None else local_time(item["ends"]),
+                local_time(last) if (last := item.get("last_used")) else "-", item.get("last_address") or "-",
                 local_time(item["time"]), item["actor"], item["id"],
             )  # fmt: skip
         return [table]
