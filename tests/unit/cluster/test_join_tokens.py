@@ -18,10 +18,10 @@ from nodestore.support.tokens import (
     Token,
     TokenHash,
     hash_of,
+    hide_token_secrets,
     new_token,
     parse_join_token,
     parse_token,
-    without_secrets,
 )
 from tests.support.fakes.unsure_store import UnsureStore
 
@@ -199,5 +199,5 @@ def test_a_join_token_is_read_as_it_was_written() -> None:
 
 def test_the_secret_of_a_join_token_is_left_out_of_texts() -> None:
     text = JoinTokenText("a" * 64, TOKEN)
-    assert without_secrets(f"--token {text}: no") == f"--token NCT1.{'a' * 64}.{TOKEN.id}.***: no"
-    assert without_secrets(f"--token {TOKEN}: no") == f"--token NCT1.{TOKEN.id}.***: no"
+    assert hide_token_secrets(f"--token {text}: no") == f"--token NCT1.{'a' * 64}.{TOKEN.id}.***: no"
+    assert hide_token_secrets(f"--token {TOKEN}: no") == f"--token NCT1.{TOKEN.id}.***: no"
