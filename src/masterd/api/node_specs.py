@@ -6,16 +6,16 @@ The views hold the desired state of each node, whatever the application is, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from masterd.api.read_sources import ReadSources
+from masterd.api.secret_views.hiding import NodeSecrets
 from nodestore.errors import Garbage, TooLarge, Unavailable
 from nodestore.etcd.session import KV
 from nodestore.schema.api_types import NodeSpec, NodeView
 from nodestore.schema.keys import prefix_end
 from nodestore.schema.models import Desired, decode
-from nodestore.support.secrets import SecretFields
 from nodestore.support.time_slices import TimeSlice
 
 _READ_S = 0.7
@@ -28,32 +28,32 @@ _BYTES_MAX = 8 << 20
 async def add_specs(sources: ReadSources, views: Sequence[NodeView]) -> None:
     """Add to each view what the node must be: None if it has nothing to run, or if etcd does not answer in time."""
     found: dict[str, NodeSpec] = {}
-    fields = (await sources.secrets()).fields
+    secrets = await sources.secrets()
     try:
         async with asyncio.timeout(_READ_S):
             if len(views) == 1:
-                await _read_one(sources, fields, views[0]["name"], found)
+                await _read_one(sources, secrets, views[0]["name"], found)
             else:
-                await _read_all(sources, fields, found)
+                await _read_all(sources, secrets, found)
     except (TimeoutError, Unavailable, TooLarge):
         pass  # the rest of the answer comes from memory, so it is given without specs
     for view in views:
         view["spec"] = found.get(view["name"])
 
 
-async def _read_one(sources: ReadSources, fields: SecretFields, node: str, found: dict[str, NodeSpec]) -> None:
+async def _read_one(sources: ReadSources, secrets: NodeSecrets, node: str, found: dict[str, NodeSpec]) -> None:
     kv = await sources.etcd.get(sources.keys.desired_of(node))
-    if kv is not None and (spec := _spec(kv, fields)) is not None:
+    if kv is not None and (spec := _spec(kv, secrets)) is not None:
         found[node] = spec
 
 
-async def _read_all(sources: ReadSources, fields: SecretFields, found: dict[str, NodeSpec]) -> None:
+async def _read_all(sources: ReadSources, secrets: NodeSecrets, found: dict[str, NodeSpec]) -> None:
     time_slice, size_bytes, begin = TimeSlice(), 0, sources.keys.desired.encode()
     while size_bytes < _BYTES_MAX:
         page = await sources.etcd.range(begin, end=prefix_end(sources.keys.desired), limit=_PAGE)
         for kv in page.kvs:
             size_bytes += len(kv.value)
-            if (spec := _spec(kv, fields)) is not None:
+            if (spec := _spec(kv, secrets)) is not None:
                 found[kv.key.removeprefix(sources.keys.desired)] = spec
             await time_slice.yield_if_used_up()
         if not page.has_more:
@@ -61,10 +61,10 @@ async def _read_all(sources: ReadSources, fields: SecretFields, found: dict[str,
         begin = page.next_start
 
 
-def _spec(kv: KV, fields: SecretFields) -> NodeSpec | None:
+def _spec(kv: KV, secrets: NodeSecrets) -> NodeSpec | None:
     try:
         spec = decode(Desired, kv.value, kv.key).spec
     except Garbage:
         return None
-    shown = fields.masked({"settings": spec.settings, "document": spec.document})
-    return cast(NodeSpec, {"driver": spec.driver, **cast(Mapping[str, object], shown)})
+    settings, document = secrets.fields.masked(spec.settings), secrets.content(spec.document)
+    return cast(NodeSpec, {"driver": spec.driver, "settings": settings, "document": document})

@@ -44,7 +44,7 @@ class ReadSources:
     async def secrets(self) -> NodeSecrets:
         """Hides the fields that are secret at present."""
         fields = await self.secret_marks.fields(self.replica.state.inventory)
-        return NodeSecrets(fields, self.cluster_view.desired.items)
+        return NodeSecrets(fields, self.cluster_view.desired.items, marks_known=self.secret_marks.are_known)
 
     def node_view(self, name: str) -> NodeView:
         """The view of one configured node."""

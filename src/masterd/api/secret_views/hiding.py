@@ -4,6 +4,9 @@ Who may change the configuration sees them, because such a principal can run any
 and in a status, secrets are `***`. Which fields are secret, `SecretFields` decides by their names and by the marks of
 the configuration in force and of the application.
 
+If the application does not list its commands, the marks of their arguments are not known. Until it does, everything
+that a command or a document holds is masked, and the application is asked again.
+
 Not masked: the result of a command in the answer to its own sender, and the log of a node's program.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -24,6 +28,7 @@ from nodestore.errors import Invalid
 from nodestore.schema import api_types
 from nodestore.schema.api_types import CommandView, NodeView
 from nodestore.schema.models import Desired, Inventory
+from nodestore.support.logs import RateLimitedLog
 from nodestore.support.secrets import MASK, SecretFields, without_secrets
 from nodestore.support.time_slices import TimeSlice
 
@@ -31,42 +36,73 @@ log = logging.getLogger(__name__)
 
 Hide = Callable[["NodeSecrets", Any], Awaitable[Any]]
 """Returns an answer without its secrets."""
+_ASK_AGAIN_S = 5.0
+"""After this long an application that did not list its commands is asked again."""
 _TEXTS_OF_STATUS = ("reason", "actual", "error", "warning")
 
 
 class SecretMarks:
-    """Knows the marks of one application."""
+    """Knows the marks of one application, once it has listed its commands. A failure is not kept."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
         self._marks: tuple[str, ...] | None = None
+        self._lock = asyncio.Lock()
+        self._ask_again_at = 0.0
+        self._limited_log = RateLimitedLog(log, 60.0)
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the marks of all arguments are known. False until `fields` has succeeded in reading them."""
+        return self._marks is not None
 
     async def fields(self, inventory: Inventory) -> SecretFields:
-        """The fields that are secret while `inventory` is in force."""
-        if self._marks is None:  # in a thread: on a slow PC it takes longer than standbys wait for a heartbeat
-            self._marks = await asyncio.to_thread(self._read)
-        return SecretFields(self._marks).with_marks(inventory.secret_fields)
+        """The fields that are known to be secret while `inventory` is in force; see `are_known`."""
+        if self._marks is None:
+            async with self._lock:  # one request asks, the others wait for its answer
+                await self._ask()
+        marks = declared_fields(self._application) if self._marks is None else self._marks
+        return SecretFields(marks).with_marks(inventory.secret_fields)
 
-    def _read(self) -> tuple[str, ...]:
-        try:
-            return marked_fields(self._application)
-        except Exception:
-            log.exception("the application does not list its commands: their secret arguments are not known")
-            return declared_fields(self._application)
+    async def _ask(self) -> None:
+        """Ask the application for its marks, unless it has failed to name them a moment ago."""
+        if self._marks is not None or time.monotonic() < self._ask_again_at:
+            return
+        try:  # in a thread: on a slow PC it takes longer than standbys wait for a heartbeat
+            self._marks = await asyncio.to_thread(marked_fields, self._application)
+        except Exception as error:  # noqa: BLE001 - an application may raise anything
+            self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
+            self._limited_log.log(
+                logging.ERROR,
+                f"the application does not list its commands ({error!r}), so their secret arguments are not known: "
+                "all that commands and documents hold is hidden from those who may not see secrets",
+            )
 
 
 class NodeSecrets:
-    """Hides the secrets of nodes, commands and configurations. orders: `desired/<node>` by node."""
+    """Hides the secrets of nodes, commands and configurations.
 
-    def __init__(self, fields: SecretFields, orders: Mapping[str, Desired]) -> None:
-        self.fields, self._orders = fields, orders
+    orders: `desired/<node>` by node. marks_known: whether `fields` has the marks of all arguments. If not, all that a
+    command or a document holds may be secret.
+    """
+
+    def __init__(self, fields: SecretFields, orders: Mapping[str, Desired], *, marks_known: bool = True) -> None:
+        self.fields, self._orders, self._marks_known = fields, orders, marks_known
+
+    def content(self, value: Any) -> Any:
+        """A document, or the arguments or result of a command, without secrets."""
+        if self._marks_known:
+            return self.fields.masked(value)
+        if isinstance(value, dict):
+            return {name: None if item is None else MASK for name, item in value.items()}
+        return None if value is None else MASK
 
     def node(self, view: NodeView) -> NodeView:
         """The view without secrets in its documents, nor in the texts that its noded or the leader wrote."""
         order = self._orders.get(view["name"])
         specs = () if order is None else (order.spec.settings, order.spec.document)
         secrets = self.fields.texts(view["document"], *specs)
-        shown: dict[str, Any] = {**view, "document": self.fields.masked(view["document"])}
+        shown: dict[str, Any] = {**view, "document": self.content(view["document"])}
         if shown["status"] is not None:
             status = shown["status"]
             texts = {name: self.fields.masked(status[name]) for name in _TEXTS_OF_STATUS if name in status}
@@ -81,13 +117,20 @@ class NodeSecrets:
         shown: dict[str, Any] = dict(view)
         for name in ("args", "result"):
             if name in shown:
-                shown[name] = self.fields.masked(shown[name])
-        for name in ("writes", "actions"):  # by path and by node: these names are not those of fields
-            if name in shown:
-                shown[name] = {key: self.fields.masked(item) for key, item in shown[name].items()}
+                shown[name] = self.content(shown[name])
+        if "writes" in shown:  # by path: paths are not names of fields
+            shown["writes"] = {path: self.content(document) for path, document in shown["writes"].items()}
+        if "actions" in shown:  # by node
+            shown["actions"] = {node: self._action(action) for node, action in shown["actions"].items()}
         if shown.get("config") is not None:
             shown["config"] = self.configuration(shown["config"])
         return cast(CommandView, shown)
+
+    def _action(self, action: Any) -> Any:
+        shown = self.fields.masked(action)
+        if isinstance(shown, dict) and "args" in shown:
+            shown["args"] = self.content(action["args"])
+        return shown
 
     def configuration(self, record: Any) -> Any:
         """One version of the configuration. Its marks count, too. If it holds a secret, it has no source: a text in
@@ -137,17 +180,17 @@ async def hide_node(secrets: NodeSecrets, answer: NodeView) -> Any:
 
 async def hide_documents(secrets: NodeSecrets, answer: api_types.Documents) -> Any:
     def hide(item: Any) -> Any:
-        return {**item, "document": secrets.fields.masked(item["document"])}
+        return {**item, "document": secrets.content(item["document"])}
 
     return {**answer, "documents": await _documents_shown(answer["documents"], hide)}
 
 
 async def hide_document(secrets: NodeSecrets, answer: api_types.Document) -> Any:
-    return {**answer, "document": secrets.fields.masked(answer["document"])}
+    return {**answer, "document": secrets.content(answer["document"])}
 
 
 async def hide_snapshot(secrets: NodeSecrets, answer: api_types.SnapshotContent) -> Any:
-    return {**answer, "documents": await _documents_shown(answer["documents"], secrets.fields.masked)}
+    return {**answer, "documents": await _documents_shown(answer["documents"], secrets.content)}
 
 
 async def hide_history(secrets: NodeSecrets, answer: api_types.History) -> Any:

@@ -19,7 +19,10 @@ from masterd.api.secret_views.hiding import (
     check_no_mask,
     each_shown,
     hide_config,
+    hide_document,
+    hide_documents,
     hide_history,
+    hide_snapshot,
 )
 from masterd.application.secret_fields import marked_arguments, marked_fields
 from masterd.roles.principal import ANYONE, Kind, Principal
@@ -84,17 +87,65 @@ def test_a_model_without_a_schema_is_secret() -> None:
     assert marked_arguments(Odd) == ("thing", "other")
 
 
-async def test_an_application_that_lists_no_commands(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
-        name, secret_fields = "broken", ("pin",)
+class Broken:
+    """An application whose `commands()` raises until `works`."""
 
-        def commands(self) -> Any:
+    name, secret_fields = "broken", ("own",)
+
+    def __init__(self) -> None:
+        self.asked, self.works = 0, False
+
+    def commands(self) -> Any:
+        self.asked += 1
+        if not self.works:
             raise OSError("no commands")
+        return _app().commands()
 
-    marks = SecretMarks(Broken())  # type: ignore[arg-type]
+
+async def test_marks_that_could_not_be_read_are_asked_for_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure is not kept. Requests in the meantime do not make masterd ask, or log, each time."""
+    application = Broken()
+    marks, inventory = SecretMarks(application), Inventory(secret_fields=("code",))  # type: ignore[arg-type]
     with caplog.at_level(logging.ERROR):
-        assert (await marks.fields(Inventory(secret_fields=("code",)))).marks == ("pin", "code")
+        found = await asyncio.gather(*(marks.fields(inventory) for _ in range(5)))
+    assert {fields.marks for fields in found} == {("own", "code")}
+    assert (marks.are_known, application.asked, len(caplog.records)) == (False, 1, 1)
     assert "their secret arguments are not known" in caplog.text
+    application.works = True
+    assert (await marks.fields(inventory)).masked({"pin": CANARY}) != {"pin": MASK}
+    later = time.monotonic() + 6.0
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert (await marks.fields(inventory)).masked({"pin": CANARY}) == {"pin": MASK}
+    assert (await marks.fields(inventory)).marks == ("own", "pin", "code")
+    assert (marks.are_known, application.asked) == (True, 2)
+
+
+async def test_all_content_is_hidden_while_the_marks_are_not_known() -> None:
+    """Arguments, results and documents, wherever an answer shows them. Texts about a node need no more than before."""
+    secrets = NodeSecrets(SecretFields(), {}, marks_known=False)
+    command: Any = {
+        "index": 1, "name": "unlock", "args": {"pin": CANARY, "n": 1}, "result": {"pin": CANARY},
+        "writes": {"doors/n1": {"pin": CANARY}, "gone": None},
+        "actions": {"n1": {"name": "open", "args": {"pin": CANARY}, "timeout_s": 5.0}},
+    }  # fmt: skip
+    assert secrets.command(command) == {
+        "index": 1, "name": "unlock", "args": {"pin": MASK, "n": MASK}, "result": {"pin": MASK},
+        "writes": {"doors/n1": {"pin": MASK}, "gone": None},
+        "actions": {"n1": {"name": "open", "args": {"pin": MASK}, "timeout_s": 5.0}},
+    }  # fmt: skip
+    command["result"] = [CANARY]
+    assert secrets.command(command)["result"] == MASK
+    node: Any = {"name": "n1", "document": {"pin": CANARY}, "spec": None, "status": None, "problem": None}
+    assert secrets.node(node)["document"] == {"pin": MASK}
+    document: Any = {"path": "x", "document": {"pin": CANARY}}
+    assert (await hide_document(secrets, document))["document"] == {"pin": MASK}
+    for answer in (
+        await hide_documents(secrets, {"documents": {"x": document}}),  # type: ignore[typeddict-item]
+        await hide_snapshot(secrets, {"documents": {"x": {"pin": CANARY}}}),  # type: ignore[typeddict-item]
+    ):
+        assert CANARY not in str(answer)
 
 
 @pytest.mark.parametrize("marks", ["pin", ["a..b"], [""], [5], ["x"] * 201])
