@@ -73,8 +73,8 @@ class Command:
     A handler refuses a command by raising Refused, NotFound, Conflict or Invalid.
 
     quick: promises that the handler, and `desired` of the nodes that it changes, always end within about a
-    millisecond, whatever the arguments. The leader runs small batches of such commands in its event loop, without a
-    time limit: a handler that breaks the promise delays the leader's heartbeats.
+    millisecond, whatever the arguments. The leader runs batches of such commands in its event loop, without a time
+    limit for each: a handler that breaks the promise delays the leader's heartbeats.
     """
 
     arguments: type[BaseModel]

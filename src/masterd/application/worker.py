@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import math
 import queue
 import threading
 import time
@@ -42,14 +43,23 @@ class HungError(NodectlError):
 
 
 class JobProgress:
-    """The current step of a job. The job calls `begin_step` before each step; each step has its own time limit."""
+    """The current step of a job. The job calls `begin_step` before each step; each step has its own time limit.
 
-    def __init__(self) -> None:
+    end_by: from this time on, by the monotonic clock, the job should begin no further step.
+    """
+
+    def __init__(self, end_by: float = math.inf) -> None:
+        self._end_by = end_by
         self.step, self.step_begun_at = 0, time.monotonic()
 
     def begin_step(self, step: int) -> None:
         self.step_begun_at = time.monotonic()  # before `step`, because `Worker._check_limit` reads `step` first
         self.step = step
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the current step began too late."""
+        return self.step_begun_at >= self._end_by
 
 
 @dataclass(slots=True)

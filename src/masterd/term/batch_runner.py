@@ -206,10 +206,12 @@ class BatchRunner:
 
 
 def _run_all(batch: Batch, progress: JobProgress, submissions: Sequence[Submission]) -> list[CommandOutcome]:
-    """Run commands until the batch is full; return the outcomes of those that fit."""
+    """Run commands until the batch is full or out of time, but at least one; return the outcomes of those that fit."""
     outcomes: list[CommandOutcome] = []
     for step, submission in enumerate(submissions):
         progress.begin_step(step)
+        if outcomes and progress.is_out_of_time:
+            break
         outcome = batch.execute(submission.request)
         if outcome is None:
             break

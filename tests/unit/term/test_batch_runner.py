@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -46,6 +47,7 @@ class _Committer:
         self.pace, self._room, self._commit_s = pace, room, commit_s
         self.worker = SimpleNamespace(hung_count=0)
         self.while_running: Callable[[], None] = lambda: None
+        self.end_by = math.inf
 
     def may_run_inline(self, _: Sequence[CommandRequest]) -> bool:
         return False
@@ -53,7 +55,7 @@ class _Committer:
     async def run_batch(self, work: Callable[[_Batch, JobProgress], Any], *_: Any, **__: Any) -> tuple[_Batch, Any]:
         batch = _Batch(self._room)
         self.while_running()
-        return batch, work(batch, JobProgress())
+        return batch, work(batch, JobProgress(self.end_by))
 
     async def commit(self, batch: _Batch, *, on_landed: Callable[[], None]) -> None:
         await asyncio.sleep(self._commit_s)
@@ -92,6 +94,16 @@ async def test_commands_that_arrive_during_a_small_batch_do_not_make_it_a_full_o
         await fixture.runner.run_next()
     assert 0.0 < fixture.pace.wait_s(256) < 1.0
     assert len(fixture.queue) == 1
+
+
+async def test_a_batch_that_is_out_of_time_runs_one_command() -> None:
+    """The others stay queued, in their order."""
+    fixture = _Fixture()
+    fixture.committer.end_by = 0.0
+    fixture.add(3)
+    await fixture.runner.run_next()
+    assert [submission.request.id for submission in fixture.queue] == ["c1", "c2"]
+    assert not any(submission.is_running for submission in fixture.queue)
 
 
 @pytest.mark.parametrize(("room", "queued"), [(1000, 300), (4, 20)])
