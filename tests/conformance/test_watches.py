@@ -13,7 +13,7 @@ from nodestore.errors import Compacted
 from nodestore.etcd import maintenance
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, Stream, op_delete, op_put
-from nodestore.etcd.watch import Changes, Event, Listing, follow, key_range, mirror, mirror_all
+from nodestore.etcd.watch import Changes, Event, Listing, ProgressRequests, follow, key_range, mirror, mirror_all
 from nodestore.schema.keys import Keys, prefix_end
 from tests.conformance.stores import REQUEST_BYTES_MAX, StoreUnderTest
 from tests.support.waiting import eventually
@@ -334,6 +334,28 @@ async def test_several_intervals_by_one_stream(store: StoreUnderTest, keys: Keys
                 next_item = asyncio.ensure_future(anext(stream))
             next_item.cancel()
             await asyncio.wait((next_item,))
+
+
+async def test_a_watch_of_deletions_alone(store: StoreUnderTest, keys: Keys) -> None:
+    """etcd delivers no event of a put, and yet reports progress up to it. The events of other intervals arrive."""
+    async with store.session() as etcd:
+        await etcd.put(keys.state + "a", b"1")
+        intervals, progress = [key_range(keys.state, deletions_only=True), key_range(keys.status)], ProgressRequests()
+        async with aclosing(mirror_all(etcd, intervals, progress_s=0.05, silence_s=1.0, progress=progress)) as stream:
+            listings = [(await anext(stream))[1] for _ in intervals]
+            assert [len(item.kvs) for item in listings if isinstance(item, Listing)] == [1, 0]
+            written = await etcd.put(keys.state + "a", b"2")
+            while True:
+                _, item = await anext(stream)
+                assert isinstance(item, Changes)
+                assert item.events == ()
+                if item.whole_stream and item.revision >= written:
+                    break
+            await etcd.put(keys.status + "s", b"y")
+            await etcd.delete(keys.state + "a")
+            found = [(at, item) for at, item in [await anext(stream) for _ in range(20)] if isinstance(item, Changes)]
+            events = [(at, event.key, event.value) for at, item in found for event in item.events]
+            assert events == [(1, keys.status + "s", b"y"), (0, keys.state + "a", None)]
 
 
 async def test_several_intervals_go_on_behind_what_was_seen_of_each(store: StoreUnderTest, keys: Keys) -> None:

@@ -226,12 +226,13 @@ async def _stream_changes(
     sources: ReadSources, request: web.Request, current_items: Callable[[ReadSources], StreamItems]
 ) -> web.StreamResponse:
     woken = asyncio.Event()
-    unsubscribe = sources.cluster_view.subscribe(woken.set)
+    unsubscribe = [sources.cluster_view.subscribe(woken.set), sources.replica.subscribe(lambda _: woken.set())]
     sent: StreamItems = {}
     try:
         async with open_stream(request) as response:
             while True:
                 woken.clear()
+                await sources.cluster_view.desired.refresh()
                 show = _unchanged if shows_secrets(request) else (await sources.secrets()).node
                 changes, sent = await _changes(sent, current_items(sources), show)
                 for event in changes:
@@ -241,7 +242,8 @@ async def _stream_changes(
                 elif not await set_within(woken, _KEEPALIVE_COMMENT_S):
                     await response.write(_KEEPALIVE_COMMENT)
     finally:
-        unsubscribe()
+        for end in unsubscribe:
+            end()
     return response
 
 

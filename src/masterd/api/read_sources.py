@@ -44,10 +44,16 @@ class ReadSources:
     async def secrets(self) -> NodeSecrets:
         """Hides the fields that are secret at present."""
         fields = await self.secret_marks.fields(self.replica.state.inventory)
-        return NodeSecrets(fields, self.cluster_view.desired.items, marks_known=self.secret_marks.are_known)
+        desired = self.cluster_view.desired
+        return NodeSecrets(
+            fields,
+            desired.items or {},
+            marks_known=self.secret_marks.are_known,
+            are_orders_current=desired.is_current,
+        )
 
     def node_view(self, name: str) -> NodeView:
-        """The view of one configured node."""
+        """The view of one configured node. Its desired state is the one that `cluster_view.desired` read last."""
         return self._node_view(name, waiting_nodeds(self.cluster_view.waiting.items))
 
     def node_views(self) -> list[NodeView]:

@@ -124,6 +124,7 @@ async def members(sources: ReadSources, _: web.Request) -> api_types.Members:
 
 async def nodes(sources: ReadSources, request: web.Request) -> api_types.Nodes:
     """All configured nodes."""
+    await sources.cluster_view.desired.refresh()
     index, views = sources.replica.index, sources.node_views()
     if wants_specs(request):
         await add_specs(sources, views)
@@ -133,6 +134,7 @@ async def nodes(sources: ReadSources, request: web.Request) -> api_types.Nodes:
 async def node(sources: ReadSources, request: web.Request) -> NodeView:
     """One node. Raises NotFound if it is not configured."""
     name = request.match_info["node"]
+    await sources.cluster_view.desired.refresh()
     if name not in sources.replica.state.inventory.nodes:
         raise NotFound(f"there is no node {name!r} in the configuration")
     found = sources.node_view(name)
@@ -252,6 +254,7 @@ async def terms(sources: ReadSources, _: web.Request) -> api_types.Terms:
 
 async def status(sources: ReadSources, request: web.Request) -> api_types.Overview:
     """The state of the whole cluster, with all its problems."""
+    await sources.cluster_view.desired.refresh()
     paused = sources.cluster_view.paused
     secrets = await sources.secrets()  # a status goes to screens and to those who are asked for help: never with them
     node_list = await each_shown(sources.node_views(), secrets.node)

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from masterd.replication.desired_states import DesiredStates
 from nodestore.cluster.election import LeaderSeen, parse_leader
 from nodestore.errors import Garbage, NodectlError
 from nodestore.etcd.session import KV, Etcd, op_range
@@ -29,7 +30,6 @@ from nodestore.schema.models import (
     Candidate,
     Challenge,
     ConfigRecord,
-    Desired,
     Epoch,
     Grant,
     Paused,
@@ -157,7 +157,8 @@ class ClusterView:
         self.waiting = KeyMirror(keys.waiting, Waiting, self.garbage, self._changed)
         """By `<node>/<nonce>`: nodeds that wait for the claim of their node."""
         self.acted = KeyMirror(keys.acted, Acted, self.garbage, self._changed)
-        self.desired = KeyMirror(keys.desired, Desired, self.garbage, self._node_changed)
+        self.desired = DesiredStates(etcd, keys, self.garbage)
+        self._on_desired_deleted: list[Callable[[str], None]] = []
         self.challenges = KeyMirror(keys.challenges, Challenge, self.garbage, self._changed)
         self.answers = KeyMirror(keys.answers, Answer, self.garbage, self._changed)
         self._paused = KeyMirror(keys.paused, Paused, self.garbage, self._changed)
@@ -243,13 +244,21 @@ class ClusterView:
         return lambda: self._subscribers.remove(callback)
 
     def subscribe_but_nodes(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """As `subscribe`, but do not call it if only a node's status or desired state changed.
+        """As `subscribe`, but do not call it if only a node's status changed.
 
-        Those change at nearly every commit, and decide neither who leads nor what the leader commits next. Who needs
-        them subscribes to `status` or `desired`.
+        Statuses change often, and decide neither who leads nor what the leader commits next. Who needs them subscribes
+        to `status`.
         """
         self._subscribers_but_nodes.append(callback)
         return lambda: self._subscribers_but_nodes.remove(callback)
+
+    def subscribe_deleted_desired(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback` with each node whose desired state is deleted; return a function that unsubscribes it.
+
+        A deletion while the watch is interrupted may be missed.
+        """
+        self._on_desired_deleted.append(callback)
+        return lambda: self._on_desired_deleted.remove(callback)
 
     def notify(self) -> None:
         """Call the subscribers, because this masterd's own role changed."""
@@ -322,7 +331,6 @@ class ClusterView:
             (key_range(keys.terms), self.terms),
             (key_range(keys.candidates), self.candidates), (key_range(keys.status), self.status),
             (key_range(keys.alive), self.alive), (key_range(keys.acted), self.acted),
-            (key_range(keys.desired), self.desired),
             (key_range(keys.challenges), self.challenges), (key_range(keys.answers), self.answers),
             (key_range(keys.waiting), self.waiting),
         ]  # fmt: skip
@@ -334,7 +342,12 @@ class ClusterView:
                 lambda event: self._set_config(_kv(event)),
             ),
             *((within, mirrored.replace, mirrored.apply_event) for within, mirrored in items),
+            (key_range(keys.desired, deletions_only=True), self.desired.replace, self._on_desired_event),
         ]
+
+    def _on_desired_event(self, event: Event) -> None:
+        for callback in tuple(self._on_desired_deleted):
+            callback(event.key.removeprefix(self._keys.desired))
 
     def _on_leader_event(self, event: Event) -> None:
         # `observe_leader` may have read a newer value before the watch delivers an older event. That event is dropped,

@@ -32,6 +32,7 @@ _PAGE_KEYS = 1000
 _PAGE_S = 10.0
 _RETRY_MAX_S = 1.0
 _ALL_WATCHES = -1  # the watch id of an answer to a progress request: it is valid for all watches of the stream
+_NO_PUTS = (pb.WatchCreateRequest.NOPUT,)
 _ASK_PROGRESS = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
 
 
@@ -118,15 +119,19 @@ async def list_at(etcd: Etcd, start: str, *, end: bytes, revision: int = 0, page
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
-    """The keys from `start` up to, not including, `end`. `key_range` makes it from a prefix or a single key."""
+    """The keys from `start` up to, not including, `end`. `key_range` makes it from a prefix or a single key.
+
+    deletions_only: etcd delivers no events of puts.
+    """
 
     start: str
     end: bytes
+    deletions_only: bool = False
 
 
-def key_range(key: str, *, prefix: bool = True) -> KeyRange:
+def key_range(key: str, *, prefix: bool = True, deletions_only: bool = False) -> KeyRange:
     """The range of all keys that begin with `key`; prefix=False: of that key alone."""
-    return KeyRange(key, prefix_end(key) if prefix else (key + "\0").encode())
+    return KeyRange(key, prefix_end(key) if prefix else (key + "\0").encode(), deletions_only)
 
 
 async def follow(
@@ -317,7 +322,7 @@ def _create_request(keys: KeyRange, wanted: int) -> Any:
     # `_follow_stream` drops the events that come twice.
     return pb.WatchCreateRequest(
         key=keys.start.encode(), range_end=keys.end, start_revision=max(1, wanted - 1), progress_notify=True,
-        fragment=True,
+        fragment=True, filters=_NO_PUTS if keys.deletions_only else (),
     )  # fmt: skip
 
 

@@ -47,6 +47,11 @@ class Watcher:
     begins: int
     fragment: bool
     sent_up_to: int
+    deletions_only: bool = False
+
+    def wants(self, event: Any) -> bool:
+        is_deletion = event.type == pb.Event.DELETE
+        return event.kv.key in self.interval and (is_deletion or not self.deletions_only)
 
 
 @dataclass
@@ -249,8 +254,8 @@ class FakeEtcd:
                 self._progress(stream)
 
     def _create(self, stream: WatchStream, request: Any) -> None:
-        if request.filters or request.prev_kv or request.watch_id:
-            raise NotImplementedError("the fake store does not know filters, previous values and ids of a watch")
+        if pb.WatchCreateRequest.NODELETE in request.filters or request.prev_kv or request.watch_id:
+            raise NotImplementedError("the fake store does not know NODELETE, previous values and ids of a watch")
         number, store = next(stream.numbers), self.store
         stream.send(pb.WatchResponse(header=store.header(), watch_id=number, created=True))
         begins = request.start_revision
@@ -260,7 +265,9 @@ class FakeEtcd:
             ))  # fmt: skip
             return
         interval = Interval(request.key, request.range_end)
-        watcher = Watcher(number, interval, begins, request.fragment, max(begins - 1, 0) if begins else store.revision)
+        sent_up_to = max(begins - 1, 0) if begins else store.revision
+        deletions_only = pb.WatchCreateRequest.NOPUT in request.filters
+        watcher = Watcher(number, interval, begins, request.fragment, sent_up_to, deletions_only)
         stream.watchers[number] = watcher
         self._catch_up(stream, watcher)
 
@@ -268,7 +275,7 @@ class FakeEtcd:
         """Send the events since the watch begins, as etcd does: many revisions a message, with a newer header."""
         batch: list[Any] = []
         for count, (_, events) in enumerate(self.store.since(watcher.sent_up_to + 1), start=1):
-            batch += [event for event in events if event.kv.key in watcher.interval]
+            batch += [event for event in events if watcher.wants(event)]
             if count % _CATCH_UP_REVISIONS == 0 and batch:
                 self._send(stream, watcher, batch)
                 batch = []
@@ -282,7 +289,7 @@ class FakeEtcd:
                 if revision <= watcher.sent_up_to:
                     continue  # it begins in the future
                 watcher.sent_up_to = revision
-                mine = [event for event in events if event.kv.key in watcher.interval]
+                mine = [event for event in events if watcher.wants(event)]
                 if mine:
                     self._send(stream, watcher, mine)
 

@@ -1,7 +1,7 @@
 """etcd's key space in memory: revisions, transactions, history and compaction, after etcd 3.5. No time, no I/O.
 
 Requests and responses are etcd's protobuf messages, so the session, watches, leases and elections under test are the
-real code. Features that it lacks (filters of a watch, previous values) raise an error and are never ignored.
+real code. Features that it lacks (a watch without deletions, previous values) raise an error and are never ignored.
 `tests/conformance` checks that it behaves as etcd does.
 """
 

@@ -12,9 +12,11 @@ import aiohttp
 import pytest
 
 from masterd.api import event_streams
+from masterd.replication import desired_states
+from masterd.state_machine.state import AdoptedConfig
 from nodestore.errors import Unavailable
 from nodestore.etcd.session import Etcd
-from nodestore.schema.models import CommandRecord, Entry
+from nodestore.schema.models import CommandRecord, ConfigRecord, Entry, Inventory, SpecMark
 from tests.support.fakes.etcd import SETTINGS, FakeEtcd
 from tests.support.fakes.masterd_parts import KEYS, FakeMasterd, serving
 from tests.support.waiting import eventually
@@ -88,6 +90,29 @@ async def test_a_stream_of_the_journal_ends_when_the_store_is_restored(monkeypat
         rest = await response.content.read()
         assert b"event: gone\n" in rest
         assert b"its epoch is 2, the position is of epoch 1" in rest
+
+
+async def test_a_commit_wakes_the_stream_of_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes a node's document and the generation that is desired, although no key that is watched changes."""
+    monkeypatch.setattr(event_streams, "_KEEPALIVE_COMMENT_S", 0.6)
+    monkeypatch.setattr(desired_states, "_READ_S", 0.01)  # etcd does not answer
+    masterd = _leading()
+    inventory = Inventory.model_validate({"nodes": {"n1": {"address": "192.0.2.1"}}})
+    masterd.replica.state.adopted = AdoptedConfig(
+        ConfigRecord(version=1, actor="test", time=0.0, inventory={}), 1, 1, inventory
+    )
+    record = CommandRecord(
+        index=8, id="c-8", actor="a", time=1.0, name="n", args={}, specs={"n1": SpecMark(generation=8, hash="h")}
+    )
+    entry = Entry(epoch=1, term=1, nonce="n", commands=(record,), floor=0)
+    async with serving(masterd) as url:
+        async with aiohttp.ClientSession() as session, session.get(url + "/v1/nodes/watch") as response:
+            assert b'"desired":null' in await response.content.readuntil(b"\n\n")
+            await asyncio.sleep(2 * event_streams._COALESCE_S)  # now the stream waits for a change
+            await masterd.replica.apply(entry, entry.encode())
+            async with asyncio.timeout(event_streams._KEEPALIVE_COMMENT_S / 2):
+                assert b'"desired":{"generation":8,' in await response.content.readuntil(b"\n\n")
+        await eventually(lambda: not _handlers(), "the stream ends")
 
 
 async def test_a_position_of_another_epoch_is_refused() -> None:

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from aiohttp import web
@@ -82,12 +83,21 @@ class SecretMarks:
 class NodeSecrets:
     """Hides the secrets of nodes, commands and configurations.
 
-    orders: `desired/<node>` by node. marks_known: whether `fields` has the marks of all arguments. If not, all that a
-    command or a document holds may be secret.
+    orders: `desired/<node>` by node. If they are not current, all texts about a node whose spec has changed since are
+    hidden, because they may hold a secret that is not known. marks_known: whether `fields` has the marks of all
+    arguments. If not, all that a command or a document holds may be secret.
     """
 
-    def __init__(self, fields: SecretFields, orders: Mapping[str, Desired], *, marks_known: bool = True) -> None:
-        self.fields, self._orders, self._marks_known = fields, orders, marks_known
+    def __init__(
+        self,
+        fields: SecretFields,
+        orders: Mapping[str, Desired],
+        *,
+        marks_known: bool = True,
+        are_orders_current: bool = True,
+    ) -> None:
+        self.fields, self._orders = fields, orders
+        self._marks_known, self._are_orders_current = marks_known, are_orders_current
 
     def content(self, value: Any) -> Any:
         """A document, or the arguments or result of a command, without secrets."""
@@ -102,15 +112,23 @@ class NodeSecrets:
         order = self._orders.get(view["name"])
         specs = () if order is None else (order.spec.settings, order.spec.document)
         secrets = self.fields.texts(view["document"], *specs)
+        hide = partial(without_secrets, secrets=secrets) if self._is_known(view, order) else _hidden
         shown: dict[str, Any] = {**view, "document": self.content(view["document"])}
         if shown["status"] is not None:
             status = shown["status"]
             texts = {name: self.fields.masked(status[name]) for name in _TEXTS_OF_STATUS if name in status}
-            shown["status"] = {**status, **without_secrets(texts, secrets)}
+            shown["status"] = {**status, **hide(texts)}
         if shown["spec"] is not None:
             shown["spec"] = self.fields.masked(shown["spec"])
-        shown["problem"] = without_secrets(shown["problem"], secrets)
+        shown["problem"] = hide({"": shown["problem"]})[""]
         return cast(NodeView, shown)
+
+    def _is_known(self, view: NodeView, order: Desired | None) -> bool:
+        """Whether `order` is what the node must be at present."""
+        if self._are_orders_current:
+            return True
+        mark = view["desired"]
+        return (order and order.generation) == (mark and mark["generation"])
 
     def command(self, view: CommandView) -> CommandView:
         """The command without secrets in its arguments, its result and what it wrote."""
@@ -155,6 +173,10 @@ def _masked_section(key: str, value: Any, fields: SecretFields, found: list[obje
     if key in ("nodes", "groups") and isinstance(value, dict):  # their names are not those of fields
         return {name: fields.masked(item, found.append) for name, item in value.items()}
     return fields.masked({key: value}, found.append)[key]
+
+
+def _hidden(texts: dict[str, Any]) -> dict[str, Any]:
+    return {name: MASK if text else text for name, text in texts.items()}
 
 
 async def each_shown(items: Iterable[Any], show: Callable[[Any], Any]) -> list[Any]:

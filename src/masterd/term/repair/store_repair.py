@@ -79,7 +79,7 @@ class StoreRepair:
 
     async def run(self) -> NoReturn:
         """Check until cancelled. Raises LeadershipLost when the term is over. A failed check is logged and repeated."""
-        unsubscribe = self._cluster_view.desired.subscribe(self._on_desired)
+        unsubscribe = self._cluster_view.subscribe_deleted_desired(self._on_desired_deleted)
         try:
             await asyncio.sleep(_FIRST_CHECK_S)
             while True:
@@ -180,12 +180,12 @@ class StoreRepair:
             if kv.mod_revision > self._views_checked and not self._is_right(kv.key, kv.value):
                 self._suspects[kv.key] = None
 
-    def _on_desired(self, node: str) -> None:
-        """A desired state changed: suspect it if it is missing or unreadable.
+    def _on_desired_deleted(self, node: str) -> None:
+        """A desired state was deleted: suspect it, if the node must have one.
 
         This leader may have deleted it itself: then `repair` finds that it is right.
         """
-        if node in self._replica.state.specs and node not in self._cluster_view.desired.items:
+        if node in self._replica.state.specs:
             self._suspects[self._keys.desired_of(node)] = None
             self._wake()
 

@@ -156,14 +156,26 @@ def test_marks_of_a_configuration_are_checked(marks: Any) -> None:
     assert set(Inventory.without_name_check({"secret_fields": marks}).secret_fields) <= {"x"}
 
 
-SECRETS = NodeSecrets(
-    SecretFields(("pin",)),
-    {
-        "n1": Desired(
-            epoch=1, term=1, generation=1, spec=Spec(driver="x", settings={"pin": CANARY}, document={"token": "other-secret"})
-        )
-    },
+ORDER = Desired(
+    epoch=1, term=1, generation=1, spec=Spec(driver="x", settings={"pin": CANARY}, document={"token": "other-secret"})
 )  # fmt: skip
+SECRETS = NodeSecrets(SecretFields(("pin",)), {"n1": ORDER})
+
+
+def test_a_node_whose_spec_is_not_known_at_present() -> None:
+    """The texts about it may hold a secret that is in its new spec alone. That spec cannot be read without etcd."""
+    secrets = NodeSecrets(SECRETS.fields, {"n1": ORDER}, are_orders_current=False)
+
+    def shown(generation: int) -> Any:
+        view: Any = {
+            "name": "n1", "document": None, "spec": None, "desired": {"generation": generation, "hash": "h"},
+            "problem": f"failed: {CANARY} new-secret", "status": {"error": None, "reason": "new-secret", "phase": "failed"},
+        }  # fmt: skip
+        return secrets.node(view)
+
+    assert shown(2)["problem"] == MASK
+    assert shown(2)["status"] == {"error": None, "reason": MASK, "phase": "failed"}
+    assert shown(1)["problem"] == f"failed: {MASK} new-secret"
 
 
 def test_a_node() -> None:
