@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodestore.errors import Conflict, Invalid, NotFound
-from nodestore.pki import signing
+from nodestore.pki import rotation, signing
 from nodestore.pki.authority_files import RECORDS, STEMS, AuthorityFiles, read_file
 from nodestore.pki.identity import SERVER_KINDS, Subject
 from nodestore.pki.private_files import is_exposed, make_private_directory, write_private, write_public
 from nodestore.pki.records import AuthorityName, IssuedCertificate, IssuedCertificates
+from nodestore.pki.rotation import RotationStep
 from nodestore.pki.signing_requests import PublicKey, check_request, load_key, public_key_text, read_public_key
 from nodestore.support.tls_files import certificate_end_of
 
@@ -49,6 +50,8 @@ class AuthorityView:
     certificate: Path
     ends: float
     has_key: bool
+    rotation: RotationStep | None
+    """The last step of its replacement; None if it is not being replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,35 @@ class Authorities:
             found = records.with_the_keys_of(found)
             self._files.save(records.with_revoked(frozenset(item.serial for item in found), self._clock()))
             self._files.write_lists()
+            self._files.distribute()
             return [item.serial for item in found]
+
+    def rotate(self, authority: AuthorityName, step: RotationStep) -> list[Bundle]:
+        """Do one step of the replacement of an authority: see `rotation.py`. Returns what was issued. Idempotent.
+
+        Before the next step, the files must be on all PCs. Raises Conflict if the steps before it were not done.
+        """
+        self._files.require()
+        with self._files.locked():
+            if step == "trust":
+                rotation.trust(self._files, authority, self._clock())
+                return []
+            if step == "reissue":
+                rotation.begin_to_sign(self._files, authority)
+                return [self._issue(_Wish(Subject.parse(text))) for text in self._files.records().holders(authority)]
+            rotation.remove(self._files, authority, self._not_reissued(authority))
+            return []
+
+    def _not_reissued(self, authority: AuthorityName) -> list[str]:
+        """Whose certificate is not of the authority that signs now."""
+        missing = []
+        for identity in self._files.records().holders(authority):
+            record = self._files.records().newest(identity, authority)
+            assert record is not None
+            certificate, _ = self._files.leaf_files(Path(record.directory), Subject.parse(identity), authority)
+            if not certificate.exists() or not self._is_of_now(certificate, authority):
+                missing.append(identity)
+        return missing
 
     def records(self) -> IssuedCertificates:
         """Every certificate that was issued."""
@@ -174,7 +205,13 @@ class Authorities:
         self._files.require()
         certificates = {name: self._files.file(name, "crt") for name in STEMS}
         return [
-            AuthorityView(name, certificate, certificate_end_of(certificate), self._files.file(name, "key").exists())
+            AuthorityView(
+                name,
+                certificate,
+                certificate_end_of(certificate),
+                self._files.file(name, "key").exists(),
+                rotation.last_step(self._files, name),
+            )
             for name, certificate in certificates.items()
         ]
 
@@ -219,7 +256,11 @@ class Authorities:
             return False
         certificate, key = self._files.leaf_files(plan.directory, plan.identity, record.authority)
         has_key = key.exists() if not plan.public_key else not key.exists() or _is_of(key, plan.public_key)
-        return certificate.exists() and has_key
+        return has_key and certificate.exists() and self._is_of_now(certificate, record.authority)
+
+    def _is_of_now(self, certificate: Path, authority: AuthorityName) -> bool:
+        """Whether it was issued by the authority that signs now, and not by one that is being replaced."""
+        return signing.is_issued_by(read_file(certificate), self._files.authority_of_new_certificates(authority))
 
     def _issue_one(self, authority: AuthorityName, plan: _Plan) -> IssuedCertificate:
         own = None if plan.public_key else signing.new_key()

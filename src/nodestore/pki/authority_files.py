@@ -5,6 +5,7 @@
     issued.json                 every certificate, and which are revoked
     ca.crl, peer-ca.crl         revocation lists, made from issued.json
     issued/<kind>-<name>/       the files of one identity, to be copied to its PC
+    ca-next.crt, ca-next.key    the authority that replaces another one: see `rotation.py`. So long ca.crt holds both
 
 The process may die between any two writes. A certificate is recorded before it is signed, so none exists that could not
 be revoked; a record without files does no harm, and the next `issue` makes the files. A revocation is recorded before
@@ -42,6 +43,10 @@ class AuthorityFiles:
     def file(self, authority: AuthorityName, suffix: str) -> Path:
         return self.directory / f"{STEMS[authority]}.{suffix}"
 
+    def next_file(self, authority: AuthorityName, suffix: str) -> Path:
+        """A file of the authority that replaces this one."""
+        return self.directory / f"{STEMS[authority]}-next.{suffix}"
+
     def leaf_files(self, directory: Path, identity: Subject, authority: AuthorityName) -> tuple[Path, Path]:
         """The certificate and the key of an identity in its directory."""
         stem = identity.name if authority == "cluster" else f"{identity.name}-peer"
@@ -55,6 +60,12 @@ class AuthorityFiles:
         missing = [self.file(name, "crt") for name in STEMS if not self.file(name, "crt").exists()]
         if missing:
             raise NotFound(f"{missing[0]} does not exist: `nodectl pki init --dir {self.directory}` makes it")
+
+    def authority_of_new_certificates(self, authority: AuthorityName) -> bytes:
+        """The certificate of the authority that signs, in PEM format. Its key need not be here."""
+        if self.file(authority, "key").exists():
+            return self.signer(authority).pem
+        return read_file(self.file(authority, "crt"))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -70,6 +81,7 @@ class AuthorityFiles:
                 raise Conflict(f"another `nodectl pki` works in {self.directory}: repeat this in a moment") from None
             if all(self.file(name, "crt").exists() for name in STEMS):
                 self.write_lists()
+                self.distribute()
             yield
         finally:
             os.close(descriptor)
@@ -118,15 +130,23 @@ class AuthorityFiles:
         write_private(self.directory / RECORDS, records.encode())
 
     def write_lists(self) -> None:
-        """Write the revocation lists that do not match the records, here and in the directories of all identities."""
+        """Write the revocation lists that do not match the records."""
         records = self.records()
         for authority in STEMS:
             if records.revoked_by(authority).keys() != self._listed(authority):
                 self._write_list(authority, self.signer(authority), records)
-        for directory in {Path(item.directory) for item in records.issued if Path(item.directory).is_dir()}:
+
+    def write_list(self, authority: AuthorityName) -> None:
+        """Write the revocation list of one authority, signed by the authority that signs now."""
+        self._write_list(authority, self.signer(authority), self.records())
+
+    def distribute(self) -> None:
+        """Copy authorities' certificates and revocation lists to the directories of all identities that have them."""
+        for directory in {Path(item.directory) for item in self.records().issued if Path(item.directory).is_dir()}:
             for authority in STEMS:
-                if (directory / self.file(authority, "crl").name).exists():
-                    _copy(self.file(authority, "crl"), directory)
+                for suffix in ("crt", "crl"):
+                    if (directory / self.file(authority, suffix).name).exists():
+                        _copy(self.file(authority, suffix), directory)
 
     def _listed(self, authority: AuthorityName) -> set[str] | None:
         """The serial numbers in the present list; None if there is no readable one."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nodestore.errors import NodectlError
 from nodestore.processes import child_processes
-from nodestore.support.atomic_files import write_atomic
+from nodestore.support.atomic_files import replace_file, write_atomic
 
 PRIVATE_MODE, PUBLIC_MODE, _DIRECTORY_MODE = 0o600, 0o644, 0o700
 _SYSTEM, _ADMINISTRATORS = "*S-1-5-18", "*S-1-5-32-544"
@@ -41,6 +41,14 @@ def write_private(path: Path, content: bytes) -> None:
 def write_public(path: Path, content: bytes) -> None:
     """Write a file atomically that everybody who can enter its directory can read. NodectlError if it fails."""
     _write(path, content, PUBLIC_MODE)
+
+
+def replace_private(source: Path, target: Path) -> None:
+    """Replace a file by another one of the same directory atomically. NodectlError if it fails."""
+    try:
+        replace_file(source, target)
+    except OSError as error:
+        raise NodectlError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

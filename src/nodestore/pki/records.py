@@ -53,6 +53,11 @@ class IssuedCertificates:
         """Everybody who has a certificate that is not revoked, in alphabetical order."""
         return tuple(sorted({item.identity for item in self.issued if item.revoked is None}))
 
+    def holders(self, authority: AuthorityName) -> tuple[str, ...]:
+        """Everybody who has a certificate of this authority that is not revoked, in alphabetical order."""
+        found = {item.identity for item in self.issued if item.authority == authority and item.revoked is None}
+        return tuple(sorted(found))
+
     def revoked_by(self, authority: AuthorityName) -> dict[str, float]:
         """By serial number: when each certificate of this authority that is revoked was revoked."""
         return {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
@@ -35,18 +35,32 @@ class Signer:
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
-    def load(cls, certificate: bytes, key: bytes) -> Signer:
-        """Read both in PEM format. Raises Invalid if they cannot be used, or do not belong together."""
+    def load(cls, certificates: bytes, key: bytes) -> Signer:
+        """Read both in PEM format: the one of several certificates that belongs to the key.
+
+        Raises Invalid if they cannot be used, or do not belong together.
+        """
         try:
             loaded = serialization.load_pem_private_key(key, None)
-            authority = x509.load_pem_x509_certificate(certificate)
+            authorities = x509.load_pem_x509_certificates(certificates)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise Invalid("not a certificate and its key in PEM format, or the key has a password") from None
         if not isinstance(loaded, ec.EllipticCurvePrivateKey):
             raise Invalid("the key is not of the kind that `nodectl pki init` makes")
-        if authority.public_key() != loaded.public_key():
+        found = [item for item in authorities if item.public_key() == loaded.public_key()]
+        if not found:
             raise Invalid("the key does not belong to the certificate")
-        return cls(authority, loaded)
+        return cls(found[0], loaded)
+
+    @property
+    def name(self) -> str:
+        """The common name of the authority."""
+        return common_name(self.pem)
+
+    @property
+    def pem(self) -> bytes:
+        """The certificate in PEM format."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +153,25 @@ def revocation_list(signer: Signer, revoked: Iterable[tuple[str, float]], now: f
             x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(_at(time)).build()
         )
     return builder.sign(signer.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def is_issued_by(certificate: bytes, authorities: bytes) -> bool:
+    """Whether the first of `authorities` has signed a certificate; both in PEM format. False if one is malformed."""
+    try:
+        issuer = x509.load_pem_x509_certificates(authorities)[0]
+        x509.load_pem_x509_certificate(certificate).verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def certificates_in(content: bytes) -> list[bytes]:
+    """Each certificate of a file in PEM format by itself. Raises Invalid."""
+    try:
+        found = x509.load_pem_x509_certificates(content)
+    except ValueError:
+        raise Invalid("malformed certificates") from None
+    return [item.public_bytes(serialization.Encoding.PEM) for item in found]
 
 
 def common_name(certificate: bytes) -> str:

@@ -7,91 +7,21 @@ noded, the client and the command line all use certificates that `nodectl pki` i
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from nodectl.client import Client
-from nodectl.dev.cluster import DevCluster
 from nodestore.errors import Denied
-from nodestore.pki.authority import Authorities
 from nodestore.pki.identity import Subject
-from nodestore.support.tls_files import TlsFiles
+from tests.support.tls.plant import DAEMONS, PATIENCE_S, Load, plant, readable_log
 from tests.support.waiting import eventually
 
 LIFE_S = 20.0
 RENEW_EVERY_S = 7.0
 RENEWALS = 3
-PATIENCE_S = 60.0
-DAEMONS = ("m1", "m2", "n1")
-INVENTORY = """
-masters: {m1: {priority: 5}, m2: {}}
-nodes: {n1: {}}
-defaults:
-  driver: { name: process, settings: { argv: ["{python}", -m, nodectl.dev.tile], settle_s: 0.1 } }
-"""
-
-
-class Plant:
-    """The cluster, its authorities, and `nodectl` as a user calls it."""
-
-    def __init__(self, directory: Path) -> None:
-        inventory = directory / "plant.yaml"
-        inventory.write_text(INVENTORY, "utf-8")
-        self.cluster = DevCluster(
-            directory / "dev", inventory=inventory, members=3, tls=True, die_with_parent=True, unsafe_no_fsync=True
-        )
-        self.authorities = Authorities(directory / "dev" / "pki")
-
-    async def nodectl(self, *arguments: str, code: int = 0) -> str:
-        """Run `nodectl`, and return what it prints. It must end with this exit code."""
-        argv = [sys.executable, "-m", "nodectl", "--config", str(self.cluster.paths.client_config), *arguments]
-        done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, check=False, encoding="utf-8")
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
-
-    async def pki(self, *arguments: str) -> None:
-        await self.nodectl("pki", *arguments, "--dir", str(self.authorities.directory))
-
-    def log(self, name: str) -> str:
-        return self.cluster.paths.log(name).read_text("utf-8")
-
-    def files(self, subject: Subject) -> TlsFiles:
-        return self.cluster.paths.certificates.of(subject.kind, subject.name)
-
-    async def wait_in_log(self, name: str, text: str) -> None:
-        await eventually(lambda: text in self.log(name), f"{name} logs {text!r}", timeout_s=PATIENCE_S)
-
-
-@asynccontextmanager
-async def plant(directory: Path) -> AsyncIterator[Plant]:
-    made = Plant(directory)
-    try:
-        await made.cluster.up()
-        yield made
-    finally:
-        for name in made.cluster.processes:
-            print(f"--- {name}\n{made.log(name)[-3_000:]}", file=sys.stderr)  # noqa: T201 - shown if the test fails
-        await made.cluster.destroy()
-
-
-class Load:
-    """Commands one after another. A command that fails ends it."""
-
-    def __init__(self, client: Client) -> None:
-        self._client, self.done, self.is_over = client, 0, False
-
-    async def run(self) -> None:
-        while not self.is_over:
-            await self._client.command("node.set", {"node": "n1", "values": {"number": self.done}}, timeout_s=30.0)
-            self.done += 1
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.nightly
@@ -123,7 +53,7 @@ async def test_certificates_of_seconds_are_renewed_on_every_link(tmp_path: Path)
             await eventually(lambda before=before: load.done > before + 20, "commands go on", timeout_s=PATIENCE_S)
         leader = (await client.leader()).id  # the follow stream, the handover, and noded's connection
         await made.nodectl("master", "switchover", "m2" if leader == "m1" else "m1", "--wait")
-        assert "n1" in await _readable_log(made)
+        assert "n1" in await readable_log(made)
         load.is_over = True
         await loading
         standby = made.cluster.master_urls[leader]  # a forwarded request
@@ -134,29 +64,13 @@ async def test_certificates_of_seconds_are_renewed_on_every_link(tmp_path: Path)
         assert (await client.node("n1"))["document"] == {"number": load.done - 1}
 
 
-async def _readable_log(made: Plant) -> str:
-    """The log of the node's program, once the new leader can read it."""
-    found = ""
-
-    async def readable() -> bool:
-        nonlocal found
-        try:
-            found = await made.nodectl("node", "logs", "n1")
-        except AssertionError:
-            return False
-        return bool(found)
-
-    await eventually(readable, "the leader can read the log of n1", timeout_s=PATIENCE_S)
-    return found
-
-
 async def test_a_revoked_identity_is_out_at_once(tmp_path: Path) -> None:
     """An operator, a node and a master, with the connections that they have."""
     async with plant(tmp_path) as made, made.cluster.client() as client:
         leader = (await client.leader()).id
         standby = "m2" if leader == "m1" else "m1"
         url = made.cluster.master_urls[leader]
-        await _readable_log(made)
+        await readable_log(made)
         await made.nodectl("master", "pause", "--reason", "the test reads the log of one leader")
 
         made.authorities.issue(Subject("operator", "jo"))

@@ -78,6 +78,24 @@ def test_addresses_of_the_request_that_are_not_allowed_are_named(call: Pki, tmp_
     assert "PC2" not in said
 
 
+def test_an_authority_is_replaced_in_three_steps(call: Pki) -> None:
+    call("init")
+    call("issue", "masterd:pc1")
+    assert "rotate cluster trust`" in call("rotate", "cluster").err
+    assert "--yes" in call("rotate", "cluster", "trust").err
+    said = call("rotate", "cluster", "trust", "--yes").err
+    assert "ca.crt holds the old and the new authority" in said
+    assert "restart the members of etcd one at a time" in said
+    assert "the authority cluster is being replaced" in call("show").err
+    early = call("rotate", "cluster", "remove", "--yes")
+    assert (early.code, "rotate cluster reissue" in early.err) == (4, True)
+    issued = json.loads(call("rotate", "cluster", "reissue", "--yes", "-o", "json").out)
+    assert [item["identity"] for item in issued["issued"]] == ["masterd:pc1"]
+    assert "rotate cluster remove`" in call("rotate", "cluster").err
+    assert "ca.crt holds the new authority alone" in call("rotate", "cluster", "remove", "--yes").err
+    assert "being replaced" not in call("show").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -89,6 +107,8 @@ def test_addresses_of_the_request_that_are_not_allowed_are_named(call: Pki, tmp_
         (("revoke", "masterd:pc1"), 2, "--yes"),
         (("revoke", "masterd:pc1", "--yes"), 3, "pki init"),
         (("init", "--name", "a/b"), 2, "cluster name"),
+        (("rotate", "cluster", "trust", "--yes"), 3, "pki init"),
+        (("rotate", "other"), 2, "'cluster', 'peers'"),
         (("request", "pc1"), 2, "is not KIND:NAME"),
         (("issue", "masterd:pc1", "--csr", "/nowhere/pc1.csr"), 2, "cannot read the request /nowhere/pc1.csr"),
         (("issue", "masterd:pc1", "--csr", "/dev/null"), 2, "not a request for a certificate"),

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nodestore.errors import Conflict, Invalid, NotFound
-from nodestore.pki import private_files
+from nodestore.pki import private_files, signing
 from nodestore.pki.authority import Authorities
 from nodestore.pki.identity import Subject
 from nodestore.support.der import issuer_and_serial
@@ -40,6 +40,14 @@ class Disk:
         if self.count == self.dies:
             raise Killed
 
+    def replace(self, source: Path, target: Path) -> None:
+        self.count += 1
+        if self.count == self.dies and not self.after_write:
+            raise Killed
+        source.replace(target)
+        if self.count == self.dies:
+            raise Killed
+
 
 class Killed(BaseException):
     """Stands for the end of the process."""
@@ -49,6 +57,7 @@ class Killed(BaseException):
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     made = Disk()
     monkeypatch.setattr(private_files, "write_atomic", made.write)
+    monkeypatch.setattr(private_files, "replace_file", made.replace)
     return made
 
 
@@ -247,6 +256,17 @@ def masterd_before(authorities: Authorities) -> None:
     authorities.issue(MASTERD)
 
 
+def trusted_before(authorities: Authorities) -> None:
+    masterd_before(authorities)
+    authorities.issue(ETCD)
+    authorities.rotate("cluster", "trust")
+
+
+def reissued_before(authorities: Authorities) -> None:
+    trusted_before(authorities)
+    authorities.rotate("cluster", "reissue")
+
+
 @pytest.mark.parametrize("after_write", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("prepare", "work", "writes_min"),
@@ -255,8 +275,11 @@ def masterd_before(authorities: Authorities) -> None:
         (masterd_before, lambda it: it.issue(ETCD, ["10.0.0.9"]), 6),
         (masterd_before, lambda it: it.renew([MASTERD], force=True), 3),
         (masterd_before, lambda it: it.revoke(MASTERD), 3),
+        (masterd_before, lambda it: it.rotate("cluster", "trust"), 4),
+        (trusted_before, lambda it: it.rotate("cluster", "reissue"), 10),
+        (reissued_before, lambda it: it.rotate("cluster", "remove"), 3),
     ],
-    ids=["init", "issue", "renew", "revoke"],
+    ids=["init", "issue", "renew", "revoke", "trust", "reissue", "remove"],
 )
 def test_a_command_that_was_interrupted_is_repeated(
     tmp_path: Path, disk: Disk, prepare: Callable[[Authorities], None], work: Callable[[Authorities], object],
@@ -300,6 +323,10 @@ def expect_sound(authorities: Authorities) -> None:
     expect_on_record(authorities)
     records = authorities.records().issued
     for path in leaf_certificates(authorities):
+        authority = path.with_name("peer-ca.crt" if path.stem.endswith("-peer") else "ca.crt")
+        assert any(
+            signing.is_issued_by(path.read_bytes(), item) for item in signing.certificates_in(authority.read_bytes())
+        )
         revocations = path.with_name("peer-ca.crl" if path.stem.endswith("-peer") else "ca.crl")
         TlsFiles(cert=path, key=path.with_suffix(".key"), crl=revocations).read()
     listed = {serial for name in ("ca.crl", "peer-ca.crl") for _, serial in read_revoked(authorities.directory / name)}

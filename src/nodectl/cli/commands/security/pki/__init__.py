@@ -2,7 +2,7 @@
 
 import typer
 
-from nodectl.cli.commands.security.pki import certificates, requests
+from nodectl.cli.commands.security.pki import certificates, requests, rotate
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None,
@@ -13,4 +13,5 @@ app.command("request")(requests.request)
 app.command("issue")(certificates.issue)
 app.command("renew")(certificates.renew)
 app.command("revoke")(certificates.revoke)
+app.command("rotate")(rotate.rotate)
 app.command("show")(certificates.show)

@@ -166,12 +166,23 @@ def _show(authorities: Authorities, out: Output) -> None:
     document = {
         "directory": str(authorities.directory),
         "authorities": [
-            {"name": item.name, "certificate": str(item.certificate), "ends": item.ends, "has_key": item.has_key}
+            {
+                "name": item.name,
+                "certificate": str(item.certificate),
+                "ends": item.ends,
+                "has_key": item.has_key,
+                "rotation": item.rotation,
+            }
             for item in made
         ],
         "certificates": [_as_dict(record) for record in issued],
     }
     out.show(document, tables=lambda: _tables(authorities), names=lambda: sorted({item.identity for item in issued}))
+    for item in made:
+        if item.rotation is not None:
+            out.note(
+                f"the authority {item.name} is being replaced: `nodectl pki rotate {item.name}` shows the next step"
+            )
     warn(authorities, out)
 
 

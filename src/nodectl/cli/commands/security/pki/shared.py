@@ -58,13 +58,13 @@ def report(authorities: Authorities, bundles: list[Bundle], out: Output, done: s
         out.note(f"{bundle.identity} ends at {format_time(bundle.ends)}: {state}")
     warn(authorities, out)
     out.show(
-        [_bundle_as_dict(item) for item in bundles],
+        [as_dict(item) for item in bundles],
         tables=list,
         names=lambda: [str(item.directory) for item in bundles],
     )
 
 
-def _bundle_as_dict(bundle: Bundle) -> dict[str, Any]:
+def as_dict(bundle: Bundle) -> dict[str, Any]:
     return {
         "identity": str(bundle.identity), "directory": str(bundle.directory), "ends": bundle.ends,
         "changed": bundle.changed,
