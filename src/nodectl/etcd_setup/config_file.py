@@ -25,6 +25,11 @@ DATA_ROOT = PurePosixPath("/var/lib/etcd")
 TLS_DIR = PurePosixPath("/etc/etcd/tls")
 _TEMPLATE = Path(__file__).with_name("etcd_config.yaml.template")
 _LOOPBACK = "127.0.0.1"
+_REVOCATION_LISTS = {"client-crl-file": "ca.crl", "peer-crl-file": "peer-ca.crl"}
+_ENVIRONMENT_HEADER = """\
+# etcd member {name} as variables, for EnvironmentFile= of its service. Start etcd without --config-file.
+# Written by `nodectl etcd config --environment`. Without --environment it explains the settings."""
+_SAFE_IN_SHELL = re.compile(r"[A-Za-z0-9/._:,=@%+\[\]-]*")
 _PLAIN = re.compile(r"[A-Za-z/](?:[A-Za-z0-9/._:-]*[A-Za-z0-9/._-])")
 _YAML_WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null"})
 
@@ -57,13 +62,34 @@ class MemberPlan:
 
     def render(self) -> str:
         """The text of the file. Raises Invalid if a value is wrong."""
-        config = self._config()
-        if self.own_peer_certs and self.tls_dir is None:
-            raise Invalid("--peer-certs needs --tls-dir: without it there is no TLS")
-        tls_dir = TLS_DIR if self.tls_dir is None else _absolute(self.tls_dir, "--tls-dir")
+        config, tls_dir = self._config(), self._tls_dir()
         own = {name: _scalar(config[name]) for name in ("name", "data-dir", "initial-cluster-token")}
         template = _SettingsTemplate(_TEMPLATE.read_text(encoding="utf-8"))
         return template.substitute(config, **own, **self._header(), **self._tls(tls_dir))
+
+    def render_environment(self) -> str:
+        """The same settings as variables, with the revocation lists that `nodectl pki` writes. Raises Invalid.
+
+        etcd reads revocation lists from its command line and its environment only: in a configuration file it ignores
+        them, and with one it ignores command line and environment.
+        """
+        lines = [f"{name}={_shell(value)}" for name, value in self.environment().items()]
+        return "\n".join((_ENVIRONMENT_HEADER.format(name=self.name), *lines, ""))
+
+    def environment(self) -> dict[str, str]:
+        """etcd's variables. Raises Invalid."""
+        settings, tls_dir = self._config(), self._tls_dir()
+        if self.tls_dir is not None:
+            settings |= {name: str(tls_dir / file) for name, file in self._tls_files().items()}
+            settings |= {"client-cert-auth": "true", "peer-client-cert-auth": "true"}
+        if self.own_peer_certs:
+            settings |= {name: str(tls_dir / file) for name, file in _REVOCATION_LISTS.items()}
+        return {f"ETCD_{name.upper().replace('-', '_')}": value for name, value in settings.items()}
+
+    def _tls_dir(self) -> PurePath:
+        if self.own_peer_certs and self.tls_dir is None:
+            raise Invalid("--peer-certs needs --tls-dir: without it there is no TLS")
+        return TLS_DIR if self.tls_dir is None else _absolute(self.tls_dir, "--tls-dir")
 
     def _config(self) -> dict[str, str]:
         """All settings by their names in etcd."""
@@ -102,13 +128,15 @@ class MemberPlan:
 
     def _tls(self, directory: PurePath) -> dict[str, str]:
         """Values of the template's last section. Without TLS, the value of `tls` comments out its lines."""
+        values = {setting: _scalar(str(directory / file)) for setting, file in self._tls_files().items()}
+        return {"tls": "# " if self.tls_dir is None else "", **values}
+
+    def _tls_files(self) -> dict[str, str]:
         peer, authority = (f"{self.name}-peer", "peer-ca.crt") if self.own_peer_certs else (self.name, "ca.crt")
-        files = {
+        return {
             "cert-file": f"{self.name}.crt", "key-file": f"{self.name}.key", "trusted-ca-file": "ca.crt",
             "peer-cert-file": f"{peer}.crt", "peer-key-file": f"{peer}.key", "peer-trusted-ca-file": authority,
         }  # fmt: skip
-        values = {setting: _scalar(str(directory / file)) for setting, file in files.items()}
-        return {"tls": "# " if self.tls_dir is None else "", **values}
 
     def _header(self) -> dict[str, str]:
         count, may_fail = len(self.members), survives(len(self.members))
@@ -139,3 +167,10 @@ def _scalar(text: str) -> str:
     if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS:
         return text
     return json.dumps(text, ensure_ascii=False)
+
+
+def _shell(text: str) -> str:
+    """The value of a variable, as systemd and shells read it."""
+    if _SAFE_IN_SHELL.fullmatch(text):
+        return text
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'

@@ -19,7 +19,10 @@ import pytest
 from nodectl.__main__ import run
 from nodectl.etcd_binary.find import EtcdBinary, find_etcd
 from nodestore.etcd.member_defaults import MemberConfig, environment
+from nodestore.pki.authority import Authorities
+from nodestore.pki.identity import Subject
 from nodestore.processes import child_processes
+from nodestore.support.tls_files import TlsFiles
 from tests.support.certificates import Authority
 from tests.support.waiting import eventually
 
@@ -155,3 +158,34 @@ async def test_the_generated_file_runs_a_member_with_tls(tmp_path: Path) -> None
     async with running(started(file), url, log, ours):
         assert not healthy(url, trusting)
         assert healthy(url, ours)
+
+
+async def test_a_revoked_certificate_is_refused_by_a_member_that_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """With what `nodectl pki` and `nodectl etcd config --environment` write. Other certificates are served on."""
+    authorities = Authorities(tmp_path / "pki")
+    authorities.init("wall")
+    tls_dir = authorities.issue(Subject("etcd", "pc1")).directory
+    revoked, kept = (client_context(authorities, Subject("noded", name)) for name in ("n1", "n2"))
+    client, peer = free_ports(2)
+    capsys.readouterr()
+    assert run(
+        ["etcd", "config", "--name", "pc1", "--member", "pc1=127.0.0.1", "--data-dir", str(tmp_path / "pc1"),
+         "--client-port", str(client), "--peer-port", str(peer), "--tls-dir", str(tls_dir), "--peer-certs",
+         "--environment", "-o", "json"]
+    ) == 0  # fmt: skip
+    variables = json.loads(capsys.readouterr().out)
+    url, log = f"https://127.0.0.1:{client}", tmp_path / "log"
+    command = ["/usr/bin/env", *(f"{name}={value}" for name, value in variables.items()), str(find_etcd().server)]
+    async with running(command, url, log, kept):
+        assert healthy(url, revoked)
+        authorities.revoke(Subject("noded", "n1"))
+        assert not healthy(url, revoked)
+        assert healthy(url, kept)
+    assert set(complaints(log)) == {"rejected connection on client endpoint"}
+
+
+def client_context(authorities: Authorities, subject: Subject) -> ssl.SSLContext:
+    own = authorities.issue(subject).directory
+    return TlsFiles(ca=own / "ca.crt", cert=own / f"{subject.name}.crt", key=own / f"{subject.name}.key").context()

@@ -194,12 +194,12 @@ def test_the_example_is_what_the_documented_command_prints(capsys: pytest.Captur
     assert printed.err == ""
 
 
-@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("etcd/README.md", 2)])
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("etcd/README.md", 3)])
 def test_every_documented_command_is_accepted(page: str, count: int, tmp_path: Path) -> None:
     commands = documented(page)
     assert len(commands) == count
     for command in commands:
-        assert run([str(tmp_path / "etcd.yaml") if part.startswith("/etc/") else part for part in command]) == 0
+        assert run([str(tmp_path / Path(part).name) if part.startswith("/etc/") else part for part in command]) == 0
 
 
 def test_other_forms_hold_the_same_settings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,3 +336,35 @@ def test_the_service_limits_memory_as_the_development_cluster_does() -> None:
     limits = " ".join(f"{name}={value}" for name, value in MEMORY_ENVIRONMENT.items())
     assert f"Environment={limits}" in unit
     assert f"AppEnvironmentExtra {limits}" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+# --- the settings as variables ----------------------------------------------------------------------------------------
+
+
+def variables(*options: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """The variables that a shell reads in what is printed."""
+    assert run([*arguments(*THREE), "--environment", *options]) == 0
+    script = capsys.readouterr().out
+    words = [word for line in script.splitlines() for word in shlex.split(line, comments=True)]
+    return dict(word.split("=", 1) for word in words)
+
+
+def test_variables_hold_what_the_file_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments(*THREE)) == 0
+    settings = yaml.safe_load(capsys.readouterr().out)
+    settings["log-outputs"] = settings["log-outputs"][0]
+    expected = {f"ETCD_{name.upper().replace('-', '_')}": str(value) for name, value in settings.items()}
+    assert variables(capsys=capsys) == expected
+
+
+def test_variables_name_the_revocation_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only those of `nodectl pki`: a member whose list is missing accepts no connection."""
+    directory = '/srv/a "b" c'
+    found = variables("--tls-dir", directory, "--peer-certs", capsys=capsys)
+    assert found["ETCD_CLIENT_CRL_FILE"] == f"{directory}/ca.crl"
+    assert found["ETCD_PEER_CRL_FILE"] == f"{directory}/peer-ca.crl"
+    assert found["ETCD_CLIENT_CERT_AUTH"] == found["ETCD_PEER_CLIENT_CERT_AUTH"] == "true"
+    assert found["ETCD_PEER_CERT_FILE"] == f"{directory}/pc1-peer.crt"
+    other = variables("--tls-dir", directory, capsys=capsys)
+    assert not [name for name in other if "CRL" in name]
+    assert other["ETCD_PEER_CERT_FILE"] == f"{directory}/pc1.crt"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,6 +79,14 @@ def config(
     existing: Annotated[
         bool, typer.Option("--existing", help="The member joins a running cluster, as a new member or a replacement.")
     ] = False,
+    environment: Annotated[
+        bool,
+        typer.Option(
+            "--environment",
+            help="Print variables instead, for EnvironmentFile= of systemd. With --peer-certs they name the "
+            "revocation lists too, which etcd does not read from a configuration file.",
+        ),
+    ] = False,
     file: Annotated[
         Path | None,
         typer.Option("--file", metavar="FILE", help="Write to FILE, atomically, instead of stdout."),
@@ -95,7 +103,7 @@ def config(
     plan = MemberPlan(
         name, members, cluster_token, data_dir, listen, client_port, peer_port, tls_dir, existing, peer_certs
     )
-    text, out = plan.render(), Output(output)
+    text, out = plan.render_environment() if environment else plan.render(), Output(output)
     for warning in warnings(members):
         out.warn(warning)
     if file is not None:
@@ -104,14 +112,15 @@ def config(
         out.note(f"{file} written: member {name} of {len(members)}" if changed else f"{file} is up to date")
     elif force:
         raise Invalid("--force needs --file")
-    _show(out, text, name if file is None else str(file), printed=file is None)
-
-
-def _show(out: Output, text: str, name: str, *, printed: bool) -> None:
-    """Print the file, or its settings without comments if another output format is requested."""
     if out.form is Format.table:
-        out.write(text if printed else "")
-        return
+        out.write(text if file is None else "")
+    else:
+        settings = plan.environment() if environment else _settings(text)
+        out.show(settings, tables=list, names=lambda: [name if file is None else str(file)])
+
+
+def _settings(text: str) -> Any:
+    """The settings of a configuration file, without its comments."""
     import yaml
 
-    out.show(yaml.safe_load(text), tables=list, names=lambda: [name])
+    return yaml.safe_load(text)
