@@ -13,7 +13,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers browser deep fuzz audit format schemas \
+.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers browser deep fuzz audit format schemas services \
   lostkeys interop interop-venv bench bench-peers faults clean
 
 help:  ## this list
@@ -87,6 +87,9 @@ format: $(STAMP)  ## bring the source into its style
 
 schemas: $(STAMP)  ## docs/schemas: JSON Schemas of what is in etcd, and the OpenAPI document
 	$(BIN)/python -m masterd.api.schema_files docs
+
+services: $(STAMP)  ## the service files in etc/ and etcd/, from nodestore/services/definitions.py
+	$(BIN)/python -m nodestore.services.shipped_units .
 
 lostkeys: $(STAMP)  ## docs/lost-keys.md: what happens if keys in etcd are deleted, found by doing it
 	$(BIN)/python -m tests.simulation.stores.lost_keys docs/lost-keys.md

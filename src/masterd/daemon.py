@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
@@ -150,9 +151,9 @@ async def _listen(runner: GuardedRunner, settings: Settings) -> None:
         try:
             await runner.listen(*address)
         except OSError as error:
-            raise Invalid(
-                f"{option} {address}: {error.strerror or error}; is another masterd running on this PC?"
-            ) from None
+            is_foreign = error.errno == errno.EADDRNOTAVAIL
+            hint = "does this PC have that address now?" if is_foreign else "is another masterd running on this PC?"
+            raise Invalid(f"{option} {address}: {error.strerror or error}; {hint}") from None
 
 
 async def _watch_versions(etcd: Etcd) -> NoReturn:

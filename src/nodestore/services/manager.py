@@ -26,13 +26,20 @@ class ServiceDirectory:
     writable: bool = True
 
 
+Rights = Literal["least", "programs", "host"]
+"""What the service may do on the PC. `least`: its own directories and the network. `programs`: what the programs that
+it runs need, except to change the kernel. `host`: change the PC's services, keys and installed programs, as root."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """What the service may use. None: no limit by the manager."""
+    """What the service may use. None: no limit by the manager. open_files_max: up to where a program that the service
+    runs may raise `open_files`; None: not at all."""
 
     memory_bytes: int | None = None
     open_files: int | None = None
     tasks: int | None = None
+    open_files_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,10 @@ class ServiceDefinition:
     readable: files and directories, with what is in them, that only this user may read. notify: the program reports by
     NOTIFY_SOCKET when it is ready. watchdog_s: the program reports at least this often that it lives. stop_timeout_s:
     the program is killed this long after the request to stop. log: the file of its output, if the system keeps none.
+    env_file: a file with further variables, which must exist. reloads: SIGHUP makes the program read its files again.
+    restart_s: the pause before a program that ended in any way is started again. stops_before: services that must run
+    while this one stops; they also start before it, and it does not wait until they are ready. nice,
+    oom_score_adjust, first_io: how it is preferred to other programs of the PC, and whether its disk access is too.
     """
 
     name: str
@@ -59,6 +70,14 @@ class ServiceDefinition:
     limits: ServiceLimits = ServiceLimits()
     stop_timeout_s: float = 20.0
     log: PurePath | None = None
+    env_file: PurePath | None = None
+    rights: Rights = "least"
+    reloads: bool = False
+    restart_s: float = 1.0
+    stops_before: tuple[str, ...] = ()
+    nice: int = 0
+    oom_score_adjust: int = 0
+    first_io: bool = False
 
     @property
     def fingerprint(self) -> str:
