@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -152,6 +153,33 @@ def test_a_floor_never_falls() -> None:
     state.apply(entry(6, [1], floor=5))
     state.apply(entry(7, [1], floor=2))
     assert (state.floor, list(state.ids)) == (5, ["c06", "c07"])
+
+
+def test_a_result_is_forgotten_as_fast_after_many_others() -> None:
+    """Otherwise each command costs every replica more, the more results were forgotten before it.
+
+    The time is compared with that of the least work that it takes, in the same moment on the same core.
+    """
+    many, step = 60_000, 200
+    results = {f"id-{number}": RememberedResult(number, 0.0, b"{}") for number in range(1, many + 1)}
+    entries = [entry(many + 1 + number, [1], floor=step * number) for number in range(many // 2 // step)]
+
+    def least_s() -> float:
+        ids, begun = dict(results), time.thread_time()
+        for number in range(1, many // 2):
+            ids.pop(f"id-{number}").size_under(f"id-{number}")
+        return time.thread_time() - begun
+
+    def forget_s() -> float:
+        state, begun = State(index=many, ids=dict(results)), time.thread_time()
+        for item in entries:
+            state.apply(item)
+        took_s = time.thread_time() - begun
+        assert next(iter(state.ids)) == f"id-{state.floor + 1}"
+        assert len(state.ids) == many + len(entries) - state.floor
+        return took_s
+
+    assert min(forget_s() for _ in range(3)) < 8 * min(least_s() for _ in range(3))
 
 
 def test_a_repeat_of_a_forgotten_command_is_refused() -> None:
