@@ -21,7 +21,7 @@ ETCD = ServiceDefinition(
     name="nodectl-etcd",
     description="etcd member of nodectl",
     argv=("/usr/local/bin/etcd", "--config-file=/etc/etcd/etcd.yaml"),
-    env={"GOMEMLIMIT": "120MiB", "GOGC": "50"},
+    env={"GOMEMLIMIT": "200MiB", "GOGC": "50"},
     user="etcd",
     directories=(ServiceDirectory(PurePosixPath("/var/lib/etcd")),),
     # etcd could notify, but it is ready only once a majority of the members runs. What is ordered after it, so that it

@@ -57,5 +57,5 @@ def test_a_member_may_be_reached_elsewhere_than_it_listens() -> None:
 
 def test_the_environment_limits_memory_and_holds_no_settings_of_another_etcd() -> None:
     assert environment({"PATH": "/bin", "ETCD_NAME": "other", "GOGC": "80"}) == {
-        "PATH": "/bin", "GOGC": "80", "GOMEMLIMIT": "120MiB",
+        "PATH": "/bin", "GOGC": "80", "GOMEMLIMIT": "200MiB",
     }  # fmt: skip
