@@ -1,5 +1,8 @@
 """The generator of `open_loop` as a process of its own, with a lower priority than the cluster.
 
+Linux shares the cores among the sessions first, if it groups processes by session (`sched_autogroup_enabled`). Each
+process of a cluster is a session of its own, so the generator lowers the priority of its session too.
+
 The cluster under test shares the cores with the generator. On PCs of their own the clients would take nothing from it.
 So the cluster goes first; what it leaves of the cores is enough to offer several times the load that it can serve.
 """
@@ -7,10 +10,12 @@ So the cluster goes first; what it leaves of the cores is enough to offer severa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from bench.harness.open_loop import LoadResult, MakeCommand, offer, saturate
@@ -21,15 +26,16 @@ from nodestore.support.jsonio import dumps, loads
 
 _PROGRAM = "bench.harness.load_process"
 _NICE = 3
+_SESSION_NICE = Path("/proc/self/autogroup")
 _END_S = 60.0
 
 
 def make_commands(run: str) -> MakeCommand:
     """Return commands that change a node's document, with ids of their own."""
 
-    def make(number: int) -> dict[str, object]:
+    def make(number: int, after: int) -> dict[str, object]:
         args = {"node": f"n{number % 9 + 1}", "values": {"text": f"{run} {number}"}}
-        return {"name": "node.set", "args": args, "id": f"{run}-{number}", "after": 0, "actor": "bench"}
+        return {"name": "node.set", "args": args, "id": f"{run}-{number}", "after": after, "actor": "bench"}
 
     return make
 
@@ -68,9 +74,15 @@ async def _obey(order: Mapping[str, Any]) -> LoadResult:
     return await offer(url, make, order["rate"], seconds)
 
 
-def main() -> None:
+def _lower_priority() -> None:
     if hasattr(os, "nice"):
         os.nice(_NICE)
+    with contextlib.suppress(OSError):  # another kernel, or one that does not group processes
+        _SESSION_NICE.write_text(str(_NICE), "ascii")
+
+
+def main() -> None:
+    _lower_priority()
     sys.stdout.buffer.write(dumps(asdict(asyncio.run(_obey(loads(sys.argv[1]))))))
 
 

@@ -28,10 +28,11 @@ _HEAD = (
     f"POST /v1/commands HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     f"Nodectl-Timeout-Ms: {round(WAIT_S * 1000)}\r\nContent-Length: %d\r\n\r\n"
 ).encode()
+_ASK_INDEX = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
-MakeCommand = Callable[[int], dict[str, object]]
-"""Returns the command of a number, as in the body of a request."""
+MakeCommand = Callable[[int, int], dict[str, object]]
+"""Returns the command of a number, as in the body of a request. The second argument is the last known index."""
 
 
 @dataclass
@@ -47,6 +48,8 @@ class LoadResult:
     unsent: int = 0
     """Not sent, because the generator had too many requests in flight."""
     without_retry_after: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    """The failed commands, by the code of the problem or the kind of error."""
     latencies_s: list[float] = field(default_factory=list, repr=False)
 
     @property
@@ -54,12 +57,19 @@ class LoadResult:
         """Commands served in each second."""
         return self.served / self.seconds
 
+    def note_failures(self, why: str, commands: int) -> None:
+        """Count commands that failed for this reason."""
+        if commands:
+            self.failed += commands
+            self.failures[why] = self.failures.get(why, 0) + commands
+
 
 async def offer(
     url: str, make_command: MakeCommand, rate: float, seconds: float, *, a_request: int = COMMANDS_A_REQUEST
 ) -> LoadResult:
     """Offer `rate` commands a second for `seconds` seconds to the leader at `url`; wait for the last answers."""
     result, number, senders = LoadResult(seconds), 0, _Senders(url)
+    await senders.learn_index()
     async with asyncio.TaskGroup() as requests:
         began = time.monotonic()
         while (elapsed_s := time.monotonic() - began) < seconds:
@@ -69,7 +79,7 @@ async def offer(
                 if senders.in_flight >= _OUTSTANDING_MAX:
                     result.unsent += a_request
                     continue
-                commands = [make_command(first + position) for position in range(a_request)]
+                commands = [make_command(first + position, senders.index) for position in range(a_request)]
                 senders.in_flight += 1
                 requests.create_task(senders.send(commands, result))
             await asyncio.sleep(_TICK_S)
@@ -81,11 +91,13 @@ async def saturate(
     url: str, make_command: MakeCommand, callers: int, seconds: float, *, a_request: int = COMMANDS_A_REQUEST
 ) -> LoadResult:
     """Send as many commands as the leader at `url` takes from callers that wait for their answers."""
-    result, ends, numbers, senders = LoadResult(seconds), time.monotonic() + seconds, itertools.count(), _Senders(url)
+    result, numbers, senders = LoadResult(seconds), itertools.count(), _Senders(url)
+    await senders.learn_index()
+    ends = time.monotonic() + seconds
 
     async def caller() -> None:
         while time.monotonic() < ends:
-            commands = [make_command(next(numbers)) for _ in range(a_request)]
+            commands = [make_command(next(numbers), senders.index) for _ in range(a_request)]
             result.offered += a_request
             senders.in_flight += 1
             await senders.send(commands, result)
@@ -109,6 +121,17 @@ class _Senders:
         self._idle: list[_Connection] = []
         self.in_flight = 0
         """Requests that were given to `send` and have not ended. The caller counts them up, before the task begins."""
+        self.index = 0
+        """The highest index that an answer held. A command that names an older one may be too old to be run: a leader
+        forgets the ids of earlier commands within seconds at these rates."""
+
+    async def learn_index(self) -> None:
+        """Ask the leader for its index. Raises TimeoutError or OSError."""
+        async with asyncio.timeout(WAIT_S):
+            connection = await self._connection()
+            _, answer = await connection.exchange(_ASK_INDEX)
+        self.index = loads(answer)["index"]
+        self._idle.append(connection)
 
     async def send(self, commands: list[dict[str, object]], result: LoadResult) -> None:
         """Send one request, and count what becomes of it."""
@@ -117,12 +140,12 @@ class _Senders:
             async with asyncio.timeout(WAIT_S):
                 connection = await self._connection()
                 head, answer = await connection.exchange(_HEAD % len(body) + body)
-        except (TimeoutError, OSError):
-            result.failed += len(commands)
+        except (TimeoutError, OSError) as error:
+            result.note_failures(type(error).__name__, len(commands))
             return
         finally:
             self.in_flight -= 1
-        _count(head, answer, len(commands), result, time.monotonic() - began)
+        self.index = max(self.index, _count(head, answer, len(commands), result, time.monotonic() - began))
         if b"connection: close" in head.lower():
             connection.close()
         else:
@@ -141,17 +164,25 @@ class _Senders:
             connection.close()
 
 
-def _count(head: bytes, answer: bytes, commands: int, result: LoadResult, took_s: float) -> None:
+def _count(head: bytes, answer: bytes, commands: int, result: LoadResult, took_s: float) -> int:
+    """Count the outcomes of one request; return the index that the answer holds, or 0."""
     if head.startswith(b"HTTP/1.1 503"):
         result.refused += commands
         result.without_retry_after += 0 if b"retry-after" in head.lower() else commands
-        return
-    outcomes = loads(answer)["results"] if head.startswith(b"HTTP/1.1 200") else []
-    problems = [outcome["problem"]["status"] for outcome in outcomes if "problem" in outcome]
-    result.served += len(outcomes) - len(problems)
-    result.refused += problems.count(503)
-    result.failed += commands - len(outcomes) + len(problems) - problems.count(503)
+        return 0
+    if not head.startswith(b"HTTP/1.1 200"):
+        result.note_failures(loads(answer)["code"], commands)
+        return 0
+    answered = loads(answer)
+    problems = [outcome["problem"] for outcome in answered["results"] if "problem" in outcome]
+    result.served += len(answered["results"]) - len(problems)
+    for problem in problems:
+        if problem["status"] == 503:
+            result.refused += 1
+        else:
+            result.note_failures(problem["code"], 1)
     result.latencies_s.append(took_s)
+    return int(answered["index"])
 
 
 class _Connection(asyncio.Protocol):
