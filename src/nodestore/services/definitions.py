@@ -27,7 +27,7 @@ ETCD = ServiceDefinition(
     # etcd could notify, but it is ready only once a majority of the members runs. What is ordered after it, so that it
     # stops before it, would wait for that: for ever, if this PC alone was switched on.
     notify=False,
-    # A member uses 230 MB, and 330 MB at most while it is defragmented (docs/overload.md).
+    # A member uses 330 MB at most: in a long burst of writes, or while it is defragmented (docs/overload.md).
     limits=ServiceLimits(memory_bytes=_GIB, open_files=65_536, tasks=512),
     nice=-10,
     oom_score_adjust=-900,

@@ -18,6 +18,7 @@ from nodectl.cli.exit_codes import ExitCode
 from nodectl.etcd_setup.config_file import MemberPlan
 from nodestore.errors import Invalid
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT
+from nodestore.services.definitions import ETCD
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "etcd"
@@ -333,8 +334,10 @@ def test_a_file_is_written_once_and_replaced_only_by_force(tmp_path: Path, capsy
 
 def test_the_service_limits_memory_as_the_development_cluster_does() -> None:
     unit = (FOLDER / "nodectl-etcd.service").read_text(encoding="utf-8")
+    assert ETCD.env == MEMORY_ENVIRONMENT
+    for name, value in MEMORY_ENVIRONMENT.items():
+        assert f"\nEnvironment={name}={value}\n" in unit
     limits = " ".join(f"{name}={value}" for name, value in MEMORY_ENVIRONMENT.items())
-    assert f"Environment={limits}" in unit
     assert f"AppEnvironmentExtra {limits}" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
