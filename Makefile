@@ -13,7 +13,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check nightly mutants loads drills units drivers browser deep fuzz audit format schemas services \
+.PHONY: help venv etcd demo test check nightly mutants loads documents drills units drivers browser deep fuzz audit format schemas services \
   lostkeys interop interop-venv bench bench-peers faults clean
 
 help:  ## this list
@@ -53,6 +53,9 @@ nightly: $(STAMP)  ## all that takes long (LIMIT=360 SEED=...: a drawn part, JOB
 	  $(if $(JOBS),--only $(JOBS)) $(if $(LIST),--list)
 
 loads: $(STAMP)  ## a part of nightly: hours of commands, overload, a full etcd
+	$(BIN)/python -m tests.nightly --target=$@
+
+documents: $(STAMP)  ## a part of nightly: an hour of large documents, and the memory that they take
 	$(BIN)/python -m tests.nightly --target=$@
 
 drills: $(STAMP)  ## a part of nightly: whole clusters of demo, dev and drill whose processes are killed
