@@ -158,7 +158,7 @@ def build_parts(
     candidacy = Candidacy(
         etcd, keys, me, candidates=cluster_view.candidates, replica=replica,
         hosts_etcd_leader=lambda: placement.hosts_etcd_leader, self_report=self_report, changed=candidacy_changed,
-        warning=lambda: _joined(etcd.certificate_warning or maintenance.certificate_warning, warning()),
+        warning=lambda: joined_warnings(etcd.certificate_warning, maintenance.certificate_warning, warning()),
         wall_clock=wall_clock,
         store=store,
     )  # fmt: skip
@@ -250,7 +250,7 @@ def build_guard(
     )  # fmt: skip
 
 
-def _joined(*warnings: str | None) -> str | None:
+def joined_warnings(*warnings: str | None) -> str | None:
     """The warnings that there are, each once, in one line; None if there is none."""
     return "; ".join(dict.fromkeys(text for text in warnings if text)) or None
 

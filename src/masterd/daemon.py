@@ -15,7 +15,7 @@ from typing import NoReturn
 from masterd.api.connections.connection_guard import ConnectionGuard
 from masterd.api.connections.guarded_server import GuardedRunner
 from masterd.application.contract import load_application
-from masterd.assembly import MasterdParts, build_api, build_guard, build_parts
+from masterd.assembly import MasterdParts, build_api, build_guard, build_parts, joined_warnings
 from masterd.election.campaign import MasterIdentity
 from masterd.own_certificate import OwnCertificate
 from masterd.roles.master import Master
@@ -55,7 +55,7 @@ async def run(settings: Settings) -> None:
         client_tls = None if tls is None else tls.client
         parts = build_parts(
             etcd, keys, me, application, settings.master_settings, maintenance=maintenance, peers_tls=client_tls,
-            warning=partial(_warning, settings, tls, own),
+            warning=partial(api_warnings, settings, tls, own),
         )  # fmt: skip
         api = build_api(parts, peers_tls=client_tls)
         guard = build_guard(
@@ -95,9 +95,12 @@ def _on_renewed(guard: ConnectionGuard, own: OwnCertificate) -> None:
     own.renewed.set()
 
 
-def _warning(settings: Settings, tls: FollowedTls | None, own: OwnCertificate | None) -> str | None:
-    """What `nodectl status` is to warn of: requests without TLS, or a certificate that is wrong or ends soon."""
-    return settings.exposure or (own and own.warning) or (None if tls is None else tls.warning)
+def api_warnings(settings: Settings, tls: FollowedTls | None, own: OwnCertificate | None) -> str | None:
+    """What `nodectl status` is to warn of: requests without TLS, and certificates that are wrong, have ended or end
+    soon. None if there is nothing."""
+    return joined_warnings(
+        settings.exposure, None if own is None else own.warning, None if tls is None else tls.warning
+    )
 
 
 async def _run_until_stopped(
