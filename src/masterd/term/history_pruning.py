@@ -11,7 +11,7 @@ from nodestore.etcd.session import KV, Op, op_delete
 
 log = logging.getLogger(__name__)
 
-_CONFIGS_EVERY_S = 60.0
+_CONFIGS_EVERY_S, _CONFIGS_RETRY_S = 60.0, 5.0
 _DELETES_MAX = 16  # operations in one transaction: the minimum of --max-txn-ops
 
 
@@ -53,12 +53,17 @@ class HistoryPruning:
         await self.prune_configs()
 
     async def prune_configs(self) -> None:
-        """Bound the configurations now: first by number, because they are read for their sizes."""
-        self._pruned_configs = self._adopted_index, time.monotonic()
+        """Bound the configurations now: first by number, because they are read for their sizes.
+
+        An attempt that fails is repeated after some seconds. Not at once: the check that makes it has other work too.
+        """
+        index, begun = self._adopted_index, time.monotonic()
+        self._pruned_configs = index, begun - _CONFIGS_EVERY_S + _CONFIGS_RETRY_S
         newest = await self._list_newest(self._replica.keys.config_history)
         await self._delete_after(newest, self._configs_max)
         kept = newest[: self._configs_max]
         await self._delete_after(kept, await self._count_fitting(kept))
+        self._pruned_configs = index, begun
 
     @property
     def _adopted_index(self) -> int:
