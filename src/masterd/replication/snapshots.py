@@ -118,6 +118,10 @@ class Snapshots:
         self._named.pop(name, None)
         self._deleted.add(name)
 
+    def note_kept(self, name: str) -> None:
+        """Note that the deletion of this snapshot was refused: if it is missing later, no operator has deleted it."""
+        self._deleted.discard(name)
+
     def take_lost_named(self) -> list[str]:
         """The names of named snapshots that `whole` has found once and then no more; each is returned once."""
         lost, self._lost_named = self._lost_named, []

@@ -24,7 +24,7 @@ from masterd.roles.leadership import Leadership
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
 from masterd.state_machine.transaction import Overlay
-from masterd.term.derivation.all_specs import hung_reason
+from masterd.term.derivation.all_specs import HUNG_NODES_MAX, hung_reason
 from nodestore.schema.models import RehearsalReport
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,6 @@ _AGAIN_AFTER_HANG_S = 600.0
 _SLICE_S = 0.005
 _PAUSES = 4.0
 """After each slice, a pause of this many times its duration: a rehearsal uses a fifth of one core at most."""
-_HUNG_NODES_MAX = 3
-"""After this many nodes that hang, the rehearsal ends: each of them may leave a thread that does not end."""
 _FAILED_MAX, _DIFFERING_MAX, _TEXT_MAX = 20, 50, 200
 
 
@@ -72,7 +70,7 @@ class _Findings:
         """
         why = hung_reason(node, limit_s)
         hung_count = self.hung_count + 1
-        waiting = [] if hung_count >= _HUNG_NODES_MAX else [name for name in self.waiting if name != node]
+        waiting = [] if hung_count >= HUNG_NODES_MAX else [name for name in self.waiting if name != node]
         return _Findings(waiting, {**self.failed, node: why}, list(self.differing), hung_count)
 
     def report(self, index: int, nodes: int) -> RehearsalReport:

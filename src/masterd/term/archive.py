@@ -47,6 +47,7 @@ class SnapshotArchive:
             raise Conflict(f"{full} is an automatic snapshot: masterd deletes it when it is no longer needed")
         self._snapshots.note_deletion(full)
         if not await self._snapshots.delete(self._fence, full, self._retention.is_needed):
+            self._snapshots.note_kept(full)
             naming = [index for index, used in self._replica.state.restores.items() if used == full]
             if naming:
                 needed_by = f"the journal's command at index {naming[0]} restores it. Try again once that is truncated"

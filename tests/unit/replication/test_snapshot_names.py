@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from masterd.replication.snapshots import Snapshots
 from nodestore.errors import NotFound
-from nodestore.etcd.session import Etcd
+from nodestore.etcd.session import Etcd, op_delete
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Manifest
 from tests.support.fakes.clock import VirtualTime
@@ -50,3 +52,26 @@ def test_a_name_that_no_snapshot_has(name: str) -> None:
     """The error names the command that lists the snapshots."""
     with VirtualTime() as world:
         assert world.run(_lookup(name)) == (None, f"there is no snapshot {name!r} (nodectl snapshot list)")
+
+
+async def _lost_after_deletion(*, is_refused: bool) -> list[str]:
+    """The named snapshots that are found missing, after an operator asked to delete one and then it was gone."""
+    async with Etcd(SETTINGS, connect=FakeEtcd().connect) as etcd:
+        key = f"{KEYS.snapshot(OLD)}manifest"
+        manifest = MANIFESTS[OLD].model_copy(update={"sha256": hashlib.sha256().hexdigest()})
+        await etcd.put(key, manifest.encode())
+        snapshots = Snapshots(etcd, KEYS)
+        snapshots.note_deletion(OLD)
+        if is_refused:
+            snapshots.note_kept(OLD)
+        assert [name async for name, _ in snapshots.whole()] == [OLD]
+        await etcd.txn([], [op_delete(key)])
+        assert [name async for name, _ in snapshots.whole()] == []
+        return snapshots.take_lost_named()
+
+
+@pytest.mark.parametrize(("is_refused", "lost"), [(True, ["good"]), (False, [])])
+def test_a_snapshot_whose_deletion_was_refused_is_missed_later(is_refused: bool, lost: list[str]) -> None:
+    """Then no operator has deleted it. One that an operator deletes is not reported, even if it is still listed."""
+    with VirtualTime() as world:
+        assert world.run(_lost_after_deletion(is_refused=is_refused)) == lost

@@ -24,8 +24,9 @@ from nodestore.errors import NodectlError
 
 log = logging.getLogger(__name__)
 
-_HUNG_NODES_MAX = 3
-"""After this many nodes that hang, one after another, no other node is derived that was not derived before them."""
+HUNG_NODES_MAX = 3
+"""After this many nodes that hang, one after another, no other node is derived that was not derived before them:
+each of them may leave a thread that does not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ async def derive_all(
                 continue
             hung[error.node] = hung_reason(error.node, limits.node_s)
             log.error("node %s keeps its last order: %s", error.node, hung[error.node])
-            if len(hung) - hung_before >= _HUNG_NODES_MAX:
-                _leave_out_rest(batch, hung, f"not derived: the application hung for {_HUNG_NODES_MAX} other nodes")
+            if len(hung) - hung_before >= HUNG_NODES_MAX:
+                _leave_out_rest(batch, hung, f"not derived: the application hung for {HUNG_NODES_MAX} other nodes")
 
 
 class _OutOfTime(NodectlError):
