@@ -57,6 +57,11 @@ class ActionCloser:
         """Ids of closing commands that were refused because of the node's result. The next attempt omits the result."""
         self._expire_at = 0.0
 
+    @property
+    def may_have_events(self) -> bool:
+        """Whether `take_submissions` may return commands. False before nearly every batch, and quickly known."""
+        return bool(self._replica.state.actions) or self._node_events.has_changes
+
     def take_submissions(self) -> list[Submission]:
         """Return commands for all node events since the last call, in the order in which they must be queued."""
         state = self._replica.state

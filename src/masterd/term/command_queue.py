@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from masterd.state_machine.batch import CommandOutcome, CommandRequest
 from masterd.term.pacing.batch_pace import BatchPace
-from masterd.term.submissions import Submission, SubmissionGroup
+from masterd.term.submissions import Submission, SubmissionGroup, give_up_all
 from masterd.term.takeover_record import TakeoverRecord
 from masterd.term.term_end import TermEnd
 from nodestore.errors import LeadershipLost, NoSpace, Overloaded
@@ -109,12 +109,14 @@ class CommandQueue:
             for position, request in enumerate(requests)
         ]
         self.append(submissions)
-        # Not `wait_for`, which would cancel the future that the others of the group wait for.
-        left_s = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-        await asyncio.wait([group.all_resolved], timeout=left_s)
-        for submission in submissions:
-            submission.give_up()
-        return await group.all_resolved
+        if deadline == math.inf:
+            return await group.all_resolved
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(max(0.0, deadline - time.monotonic()), give_up_all, submissions)
+        try:
+            return await group.all_resolved
+        finally:
+            timer.cancel()
 
     async def _wait_accepting(self) -> None:
         """Wait until commands are accepted. LeadershipLost if a handover takes longer than 6 s, or the term is over."""

@@ -106,10 +106,11 @@ class Committer:
         self.journal = Journal(etcd, keys, won.fence, won.head, replica.index)
         self.publisher = Publisher(etcd, keys, won.fence)
         self._log_turnover = LogTurnover(etcd, keys)
+        self._limits = settings.limits
         self.worker = Worker()
         self.ids_bytes_max = settings.budget.ids_bytes_max
         """Limit for remembered results. Lower while etcd is short of space; see `term/results/forgetter.py`."""
-        self.pace = BatchPace(settings.commands_per_batch, settings.limits.entry_bytes_max)
+        self.pace = BatchPace(settings.commands_per_batch, self._limits.entry_bytes_max)
         self._inline_allowed_at = 0.0
         self._quick_commands: frozenset[str] = frozenset()
 
@@ -162,7 +163,7 @@ class Committer:
     async def _run_once(self, work: Callable[[Batch, JobProgress], T], limit_s: float, inline: bool) -> tuple[Batch, T]:
         deriver = self.spec_deriver
         batch = Batch(
-            self._replica.state, self._application, deriver, self.clock.now(), self._limits,
+            self._replica.state, self._application, deriver, self.clock.now(), self._paced_limits,
             epoch=self._fence.term.epoch, on_fault=_log_fault,
         )  # fmt: skip
         if inline:
@@ -178,9 +179,9 @@ class Committer:
         return result
 
     @property
-    def _limits(self) -> BatchLimits:
+    def _paced_limits(self) -> BatchLimits:
         """The limits of the next batch."""
-        return replace(self._settings.limits, commands_max=self.pace.commands, batch_bytes_max=self.pace.bytes)
+        return replace(self._limits, commands_max=self.pace.commands, batch_bytes_max=self.pace.bytes)
 
     def use_specs(self, derived: DerivedSpecs) -> None:
         """Use specs that were derived from the committed state, for example before the term was won."""
@@ -238,12 +239,12 @@ class Committer:
             guards = await self._restore_guards(batch)
             ops = [op_put(self._keys.entry(last), raw), *(op for _, op in guards), *views]
             compares = (*compares, *(compare for compare, _ in guards))
-            size = sum(op.ByteSize() for op in ops)
+            commit = Commit.moving_to(last, ops, compares, nonce)
             self.pace.note_pause(await self._log_turnover.catch_up())
             begun = time.monotonic()
-            revision = await self.journal.commit(Commit.moving_to(last, ops, compares, nonce))
-            self.pace.note_commit(size, time.monotonic() - begun)
-            self._log_turnover.note_commit(len(batch.records), size, revision)
+            revision = await self.journal.commit(commit)
+            self.pace.note_commit(commit.size_bytes, time.monotonic() - begun)
+            self._log_turnover.note_commit(len(batch.records), commit.size_bytes, revision)
         except NodectlError:
             await self.undo(batch)
             raise

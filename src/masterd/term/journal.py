@@ -65,7 +65,7 @@ class CommitFate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The content of one commit. head: the new index, with a nonce that identifies this commit.
+    """The content of one commit. head: the new index, with a nonce that identifies this commit. size_bytes: of `ops`.
 
     An empty commit, which writes no entry, only moves `head`. The nonce of an entry must be that of its commit.
     """
@@ -74,13 +74,15 @@ class Commit:
     ops: tuple[Op, ...] = ()
     compares: tuple[Compare, ...] = ()
     writes_entry: bool = False
+    size_bytes: int = 0
 
     @classmethod
     def moving_to(
         cls, index: int, ops: Sequence[Op], compares: Sequence[Compare] = (), nonce: str | None = None
     ) -> Commit:
         """A commit that writes an entry and moves `head` to `index`. nonce: that of the entry; by default a new one."""
-        return cls(Head(index=index, nonce=nonce or secrets.token_hex(8)), tuple(ops), tuple(compares), True)
+        head = Head(index=index, nonce=nonce or secrets.token_hex(8))
+        return cls(head, tuple(ops), tuple(compares), True, sum(op.ByteSize() for op in ops))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class Journal:
         Garbage if `index` is None and `head` is unreadable.
         """
         self._etcd, self._keys, self.fence = etcd, keys, fence
+        self._fence_compares = fence.compares(keys)
+        self._fate_reads = [op_get(keys.leader), op_get(keys.head), op_get(keys.epoch)]
         self._head_revision = 0 if head is None else head.mod_revision
         if index is None:
             index = 0 if head is None else decode(Head, head.value, keys.head).index
@@ -206,7 +210,7 @@ class Journal:
     async def _send(self, commit: Commit, *, given_up: Commit | None = None) -> TxnResult:
         """Send a commit. If its compares fail, the result has the keys that decide its fate, or that of `given_up`."""
         compares = [
-            *self.fence.compares(self._keys),
+            *self._fence_compares,
             cmp_mod(self._keys.head, self._head_revision),
             *commit.compares,
         ]
@@ -214,16 +218,15 @@ class Journal:
             compares.append(cmp_mod(self._keys.entry(commit.head.index), 0))
         then = [op_put(self._keys.head, commit.head.encode()), *commit.ops]
         orelse = self._reads(given_up or commit)
-        patience = 1.0 + sum(op.ByteSize() for op in commit.ops) / _HEDGE_BYTES
+        patience = 1.0 + commit.size_bytes / _HEDGE_BYTES
         return await self._etcd.txn(
             compares, then, orelse, timeout_s=self._attempt_s, repeatable=True, hedge_patience=patience
         )
 
     def _reads(self, commit: Commit) -> list[Op]:
         """The reads of `_Evidence`, in its order."""
-        keys = self._keys
-        entry = [op_get(keys.entry(commit.head.index))] if commit.writes_entry else []
-        return [op_get(keys.leader), op_get(keys.head), op_get(keys.epoch), *entry]
+        entry = [op_get(self._keys.entry(commit.head.index))] if commit.writes_entry else []
+        return [*self._fate_reads, *entry]
 
     async def _without_room(self, commit: Commit, error: NoSpaceUnknown, reply_lost: bool) -> int | None:
         """Read `head` after etcd reported that it is full, and return the revision if the commit has landed.

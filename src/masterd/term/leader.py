@@ -280,6 +280,8 @@ class Leader:
 
         While etcd has no room for commands, the events stay collected and are not queued.
         """
+        if not self._parts.action_closer.may_have_events:
+            return
         if self._parts.space_keeper is None or self._parts.space_keeper.refusal() is None:
             self._queue.prepend(self._parts.action_closer.take_submissions())
 

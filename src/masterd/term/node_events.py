@@ -58,6 +58,11 @@ class NodeEvents:
 
     # --- the application ---
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether a node has changed since the last call of `take_change_requests`."""
+        return bool(self._changed_nodes)
+
     def take_change_requests(self, count_max: int, state: State) -> list[CommandRequest]:
         """Remove up to `count_max` changed nodes; return one command each, which calls the handler `node_changed`."""
         requests: list[CommandRequest] = []

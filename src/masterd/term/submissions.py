@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,12 @@ class Submission:
             self.fail(OutcomeUnknown("the command was not committed in time; it may still be committed"))
         else:
             self.fail(Unavailable("the command was not run in time, and will not be: too many wait before it"))
+
+
+def give_up_all(submissions: Iterable[Submission]) -> None:
+    """End the wait for all outcomes that are still missing."""
+    for submission in submissions:
+        submission.give_up()
 
 
 class SubmissionGroup:

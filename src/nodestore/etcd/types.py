@@ -203,7 +203,10 @@ def cmp_lease(key: str, lease: int) -> Compare:
 
 
 def op_put(key: str, value: bytes, *, lease: int = 0) -> Op:
-    return pb.RequestOp(request_put=pb.PutRequest(key=key.encode(), value=value, lease=lease))
+    op = pb.RequestOp()  # filled in place: a message that is passed to the constructor is copied
+    put = op.request_put
+    put.key, put.value, put.lease = key.encode(), value, lease
+    return op
 
 
 def op_get(key: str) -> Op:
