@@ -86,7 +86,7 @@ class Node:
             load,
             settings.timing,
             last_applied,
-            self._on_reconciled,
+            lambda: self._actor.on_reconciled(),
         )
         performer = Performer(self._agent, context, settings.reboot_command)
         self._actor = Actor(
@@ -143,9 +143,6 @@ class Node:
         self._agent.wake()
         self._actor.wake()
         self._master_link.on_claim_changed()
-
-    def _on_reconciled(self) -> None:
-        self._actor.wake()
 
 
 def _summary(status: Status) -> str:

@@ -78,7 +78,7 @@ class _ReadKeys:
 
 
 class Actor:
-    """Starts the actions of one node. Call `wake` when the claim changes and when the agent has reconciled."""
+    """Starts the actions of one node. Call `wake` when the claim changes."""
 
     def __init__(
         self,
@@ -103,10 +103,20 @@ class Actor:
         self._memory = ActionMemory()
         self._log_once = RateLimitedLog(log, math.inf)
         self._wake = asyncio.Event()
+        self._nothing_due = False
+        """Whether the last step found no action that can start before `actions/<node>` or the claim changes."""
 
     def wake(self) -> None:
         """Make the loop read the keys soon."""
         self._wake.set()
+
+    def on_reconciled(self) -> None:
+        """To be called when the agent has reconciled. Makes the loop read the keys soon if an action may wait for that.
+
+        A step that is still reading counts as one that waits: it may have read an older desired state.
+        """
+        if not self._nothing_due:
+            self.wake()
 
     async def follow_view(self) -> None:
         """Wake the loop at each change of `actions/<node>`. Never returns."""
@@ -155,19 +165,21 @@ class Actor:
 
     async def _step(self) -> bool:
         """Execute the next step. Returns whether another may be due. Raises NodectlError if a call of etcd fails."""
+        self._nothing_due = False
         read = await self._read()
         if self._claim.claim_revision is None or read.alive != self._claim.claim_revision:
             return False  # a new claim calls wake
         step = decide(read.keys, self._memory, self._me, time.time())
         if isinstance(step, Wait):
             self._log_problem(step.problem)
+            self._nothing_due = step.problem is None
             return False
         self._log_once.reset()
         if isinstance(step, Write):
             await self._put_acted(read, step.acted)
             return True
         if isinstance(step, Begin) and (self._is_blocked() or not self._performer.has_reconciled(read.desired)):
-            return False  # the agent calls wake when it has reconciled
+            return False  # the agent calls `on_reconciled`
         async with self._performer.hold_driver(step.action):
             # record the start within the lock: waiting for the lock may take long, and the action may expire meanwhile
             if isinstance(step, Run) or await self._write_start(read, step):

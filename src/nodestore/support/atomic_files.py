@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import stat
 import sys
@@ -60,11 +59,14 @@ def write_atomic(path: Path, content: bytes, mode: int | None = None, *, owner: 
 
 def _sweep(path: Path) -> None:
     """Remove the drafts of killed processes, and any file that has the name of this process's draft."""
-    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
-        owner = draft.name.removeprefix(f".{path.name}.").removesuffix(".new")
+    prefix = f".{path.name}."
+    for name in os.listdir(path.parent):  # pathlib's glob takes ten times as long
+        if not (name.startswith(prefix) and name.endswith(".new")):
+            continue
+        owner = name.removeprefix(prefix).removesuffix(".new")
         if owner.isascii() and owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
             with contextlib.suppress(OSError):
-                draft.unlink()
+                path.with_name(name).unlink()
 
 
 def restrict(path: Path) -> None:

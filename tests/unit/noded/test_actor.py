@@ -128,6 +128,38 @@ async def test_an_action_waits_until_the_desired_state_has_been_dealt_with() -> 
         await at.reaches(7, "done")
 
 
+async def test_an_action_that_waits_for_the_agent_is_read_again_when_it_has_reconciled() -> None:
+    """And without one, the agent's work costs no read of etcd."""
+    async with rig() as at:
+        noded = at.start()
+        await at.idle()
+        reads = at.store.reads
+        for _ in range(3):
+            noded.actor.on_reconciled()
+            await asyncio.sleep(0.001)
+        assert at.store.reads == reads
+        at.store.ask(action(7))
+        at.doer.at_rest = False
+        await at.idle()
+        assert at.doer.done == []
+        at.doer.at_rest = True
+        noded.actor.on_reconciled()
+        await at.reaches(7, "done")
+
+
+async def test_the_agent_reconciles_while_the_actor_reads() -> None:
+    """The read may show an older desired state, for which the agent reports no more: the keys are read again."""
+    async with rig() as at:
+        noded = at.start()
+        await at.idle()
+        reads = at.store.reads
+        at.wake()
+        await asyncio.sleep(0)  # the loop wakes, and its read begins
+        assert at.store.reads == reads
+        noded.actor.on_reconciled()
+        await eventually(lambda: at.store.reads == reads + 2, "another read")
+
+
 async def test_what_fails_is_told_as_it_is() -> None:
     """The error, and the result that came with it."""
     async with rig() as at:

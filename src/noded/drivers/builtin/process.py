@@ -170,8 +170,9 @@ class ProcessDriver:
             and _runs_alike(settings, self._settings)
             and not (changed and settings.on_change == "restart")
         )
-        await self._prepare(settings, document)
+        await self._write_document(settings, document)
         if not keep:
+            self._check_program(settings)
             await self._end()
         self._settings, self._document, self._document_hash = settings, document, jsonio.digest(spec.document)
         self.settle_s = settings.settle_s
@@ -180,8 +181,8 @@ class ProcessDriver:
         elif changed and settings.reload_signal is not None and run is not None:
             run.request_reload(getattr(signal, settings.reload_signal), self._context, settings.settle_s)
 
-    async def _prepare(self, settings: ProcessSettings, document: bytes) -> None:
-        """Do all that the start needs and that may fail, before anything is stopped. Writes only what differs.
+    async def _write_document(self, settings: ProcessSettings, document: bytes) -> None:
+        """Write the document before anything is stopped, and only if it differs.
 
         So if the disk is full or read-only, a program whose document is already there can start, and one that runs is
         not stopped.
@@ -196,6 +197,9 @@ class ProcessDriver:
             except OSError as error:
                 await self._start_with_previous_document()
                 raise DriverError(f"cannot write {settings.document_file}: {error.strerror or error}") from None
+
+    def _check_program(self, settings: ProcessSettings) -> None:
+        """Check all else that a start needs, before anything is stopped. Raises DriverError."""
         cwd = command.make_directory(self._context, settings.cwd)
         environment = command.environment(self._context, self._added_environment(settings))
         try:
