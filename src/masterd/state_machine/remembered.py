@@ -7,14 +7,13 @@ the result from the journal. So the bytes that results take are bounded, in memo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any, Self
 
 from msgspec import Struct
 
 from nodestore.errors import Garbage, IdReused
 from nodestore.schema.records import JournalRecord
-from nodestore.support.jsonio import Json, canonical, encoded_plain, loads
+from nodestore.support.jsonio import Json, canonical, encoded_plain, loads, sha256
 
 RESULT_BYTES_MAX = 4 << 10
 """Results whose JSON is larger are remembered by index only."""
@@ -65,7 +64,7 @@ def size_of(command_id: str, result_bytes: int) -> int:
 def request_digest(name: str, args: Mapping[str, Any]) -> bytes | None:
     """Identifies a request by its name and arguments. None if the arguments have no canonical form."""
     try:
-        return sha256(canonical([name, dict(args)])).digest()[:_DIGEST_BYTES]
+        return sha256(canonical([name, dict(args)]))[:_DIGEST_BYTES]
     except (Garbage, TypeError, RecursionError):  # entries of old versions may hold an infinite number
         return None
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from hashlib import sha256
 
 from msgspec import Struct
 
 from masterd.application.contract import Application, GivenUp, View
 from nodestore.errors import NodectlError
 from nodestore.schema.models import Inventory, Spec
-from nodestore.support.jsonio import Document, canonical_if_plain
+from nodestore.support.jsonio import Document, canonical_if_plain, sha256
 
 _HASH_DIGITS = 16
 
@@ -29,7 +28,7 @@ class DerivedSpec(Struct, frozen=True):
         if spec.model_extra:
             fields.update(spec.model_extra)
         raw = canonical_if_plain(fields)
-        return cls(spec, sha256(raw).hexdigest()[:_HASH_DIGITS], len(raw))
+        return cls(spec, sha256(raw).hex()[:_HASH_DIGITS], len(raw))
 
 
 NO_SPEC = DerivedSpec(None, "")
