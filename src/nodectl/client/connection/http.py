@@ -223,7 +223,9 @@ def _find_stranger(value: Any, where: str) -> str | None:
 
 
 def as_object(value: Any, what: str) -> dict[str, Any]:
-    """`value` as a dict. Raises Invalid, which names `what`, unless it is a mapping."""
+    """`value` as a dict; itself if it is one. Raises Invalid, which names `what`, unless it is a mapping."""
+    if type(value) is dict:
+        return value
     if not isinstance(value, Mapping):
         raise Invalid(f"{what}: expected a mapping of names to values, got {value!r:.60}")
     return dict(value)

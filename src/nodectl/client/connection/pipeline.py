@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nodectl.client.connection.backoff import backoff, requested_pause_s
+from nodectl.client.connection.deadlines import Deadlines
 from nodectl.client.connection.errors import Broken, CommandOutcomeUnknown
 from nodectl.client.connection.http import Http, from_problem
 from nodectl.client.connection.leadership import Leader, Leadership
@@ -69,7 +70,7 @@ class PendingCommand:
     after: int | None  # None until it is first sent, unless its caller gave one
     body: bytes  # the JSON object without `after` and without the closing brace
     answer: asyncio.Future[CommandResult]
-    timer: asyncio.TimerHandle | None = None
+    limit_s: float  # for messages: within how many seconds its caller wanted the answer
     is_after_given: bool = False
     maybe_received: bool = False
     send_alone: bool = False
@@ -117,6 +118,7 @@ class Pipeline:
         self._not_before = 0.0
         self._last_tried_term: Term | None = None
         self._closed = False
+        self._deadlines = Deadlines(self._expire)
         leadership.subscribe(self._leader_changed)
 
     # --- callers ----------------------------------------------------------------------------------------------------
@@ -147,12 +149,11 @@ class Pipeline:
                 raise Unavailable(f"{WAITING_MAX} other commands were waiting; this one was not sent") from None
         else:
             await self._slots.acquire()
-        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
         pending = PendingCommand(
-            command_id, after, body, loop.create_future(), is_after_given=after is not None, ask_s=ask_s
+            command_id, after, body, answer, timeout_s, is_after_given=after is not None, ask_s=ask_s
         )
-        left_s = max(deadline - time.monotonic() - ask_s, 0.0)
-        pending.timer = loop.call_later(left_s, self._expire, pending, timeout_s)
+        self._deadlines.set(pending, max(deadline - time.monotonic() - ask_s, 0.0))
         if len(self._waiting) > 2 * WAITING_MAX:  # drop what timed out; _drop_done sees only the head
             self._waiting = deque(item for item in self._waiting if not item.answer.done())
         self._waiting.append(pending)
@@ -160,18 +161,19 @@ class Pipeline:
         try:
             return await pending.answer
         finally:
-            pending.timer.cancel()
+            self._deadlines.remove(pending)
             self._slots.release()
 
-    def _expire(self, pending: PendingCommand, timeout_s: float) -> None:
+    def _expire(self, pending: PendingCommand) -> None:
         if pending.answer.done():
             return
+        timeout_s = pending.limit_s
         trouble = pending.trouble or self._leadership.trouble or "no leader was found"
         if pending.maybe_received:
             self._fail(pending, self._unknown_error(pending, f"there was no answer within {timeout_s:g} s: {trouble}"))
         elif pending.ask_s:  # nothing to ask for: go on until the deadline
             ask_s, pending.ask_s = pending.ask_s, 0.0
-            pending.timer = asyncio.get_running_loop().call_later(ask_s, self._expire, pending, timeout_s)
+            self._deadlines.set(pending, ask_s)
         else:
             kind = NoSpace if pending.is_store_full else Unavailable
             self._fail(pending, kind(f"the command was not run within {timeout_s:g} s: {trouble}"))
@@ -207,6 +209,7 @@ class Pipeline:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._fail_all("the client was closed")
+            self._deadlines.close()
 
     async def _wait_ready(self) -> None:
         """Wait until a command waits, there is a leader, a request may be sent, and the back-off is over."""
