@@ -307,6 +307,32 @@ class EtcdCluster:
         self.stop()
 
 
+def bump() -> list[str]:
+    """The options of a restore as docs/recovery.md computes them: the bump is greater with each restore."""
+    return [f"--bump-revision={time.time_ns() // 1_000_000}", "--mark-compacted"]
+
+
+async def lose_and_restore(cluster: EtcdCluster, file: Path, options: Sequence[str], *others: Sequence[str]) -> None:
+    """All members die and lose their disks; the backup is restored on each. `others`: another's options, by mistake."""
+    for member in cluster.members:
+        member.kill()
+    etcdutl = find_etcd().with_name("etcdutl")
+    peers = [f"http://127.0.0.1:{port}" for port in cluster.peer_ports]
+    everybody = ",".join(f"{member.name}={peer}" for member, peer in zip(cluster.members, peers, strict=True))
+    chosen = [*others, *[options] * (len(peers) - len(others))]
+    for member, peer, own in zip(cluster.members, peers, chosen, strict=True):
+        data = cluster.directory / member.name
+        shutil.rmtree(data)
+        command = [
+            str(etcdutl), "snapshot", "restore", str(file), f"--name={member.name}", f"--data-dir={data}",
+            f"--initial-cluster={everybody}", f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster-token=restored-{file.name}", *own,
+        ]  # fmt: skip
+        await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    cluster.spawn()
+    await cluster.wait_healthy()
+
+
 def _setting(flag: str) -> tuple[str, str]:
     """A flag of etcd's command line as a setting."""
     name, _, value = flag.removeprefix("--").partition("=")

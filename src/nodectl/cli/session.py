@@ -11,7 +11,7 @@ import typer
 from nodectl.cli.settings import ClusterSettings, Options
 from nodectl.endpoints import parse_endpoints
 from nodectl.terminal.output import Output
-from nodestore.errors import Invalid
+from nodestore.errors import Denied, Invalid
 from nodestore.support import waiting
 from nodestore.support.backoff import Backoff
 
@@ -66,7 +66,10 @@ def with_client(context: typer.Context, work: Callable[[Client], Awaitable[T]], 
 
 
 def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]) -> T:
-    """Run `work` with a session with etcd, and return its result. Raises Invalid if the options name masters only."""
+    """Run `work` with a session with etcd, and return its result. Raises Invalid if the options name masters only.
+
+    `work` needs etcd's root role if access control is on in etcd: Denied says so.
+    """
     own, cluster = etcd_settings_of(context)
 
     async def session() -> T:
@@ -76,7 +79,12 @@ def with_etcd(context: typer.Context, work: Callable[[Etcd, Keys], Awaitable[T]]
         async with Etcd(own) as etcd:
             return await work(etcd, Keys(cluster))
 
-    return asyncio.run(session())
+    try:
+        return asyncio.run(session())
+    except Denied as error:
+        raise Denied(
+            f"{error}: this needs a user with etcd's role root, such as a certificate maintenance:NAME"
+        ) from None
 
 
 def etcd_settings_of(context: typer.Context) -> tuple[EtcdSettings, str]:

@@ -26,12 +26,14 @@ from nodestore.cluster.store_users import (
     RightDifference,
     StoreUsers,
     differences,
+    known_hosts,
     known_users,
     parsed_users,
     read_users,
     unused_roles,
+    unused_users,
 )
-from nodestore.errors import Denied, NodectlError
+from nodestore.errors import Conflict, Denied, NodectlError
 from nodestore.etcd.access_control import EtcdAccessControl
 from nodestore.etcd.session import Etcd
 from nodestore.schema.keys import Keys
@@ -78,6 +80,37 @@ class StoreAccess:
     async def differences(self) -> list[RightDifference]:
         """What differs from the table."""
         return differences(self._keys, await self.wanted(), await read_users(self._auth))
+
+    # --- users of masters and nodes that were removed ---
+
+    async def unused(self) -> list[StoreUser]:
+        """The users of masters and nodes that are not in the cluster any more: see `unused_users`."""
+        return unused_users(self._keys, await self._known(), await read_users(self._auth))
+
+    async def _known(self) -> frozenset[StoreUser]:
+        hosts = await known_hosts(self._etcd, self._keys)
+        of_hosts = parsed_users(f"{kind}:{host}" for kind in ("masterd", "noded") for host in hosts)
+        return await known_users(self._etcd, self._keys) | of_hosts | self._extra
+
+    async def remove_unused(self, users: Iterable[StoreUser]) -> list[StoreUser]:
+        """Delete those of these users that are still unused, and their roles. Return the deleted ones.
+
+        A user that also has roles of others, such as those of another cluster, is left and reported. Idempotent, also
+        after an interruption: a role without a user is removed by the next call. Conflict if one of these masters or
+        nodes was added at the same time, because its program is refused now.
+        """
+        found, unused, deleted = await read_users(self._auth), set(await self.unused()), []
+        for user in sorted(set(users) & unused):
+            if foreign := sorted(found.roles[str(user)] - {user.role(self._keys)}):
+                self._report(f"user {user} is left, because it also has the role {foreign[0]}")
+                continue
+            await self._auth.delete_user(str(user))
+            self._report(f"user {user} removed")
+            deleted.append(user)
+        await self._remove_leftovers(await self.wanted(), await read_users(self._auth))
+        if returned := sorted(set(deleted) & await self._known()):
+            raise Conflict(f"{returned[0]} was added at the same time: run `nodectl etcd auth enable` again")
+        return deleted
 
     # --- users, roles, permissions ---
 

@@ -65,6 +65,30 @@ async def known_users(etcd: Etcd, keys: Keys) -> frozenset[StoreUser]:
     return parsed_users(names)
 
 
+async def known_hosts(etcd: Etcd, keys: Keys) -> frozenset[str]:
+    """The names of the PCs that have joined the cluster."""
+    return frozenset(kv.key.removeprefix(keys.hosts) for kv in (await etcd.range(keys.hosts, keys_only=True)).kvs)
+
+
+def unused_users(keys: Keys, known: Iterable[StoreUser], found: StoreUsers) -> list[StoreUser]:
+    """Users of masters and nodes that have rights in this cluster, but are not known to be in it.
+
+    Of other kinds the store cannot name all users.
+    """
+    known = frozenset(known)
+    others = (user for user in parsed_users(found.roles) if user.kind in ("masterd", "noded") and user not in known)
+    return sorted(user for user in others if user.role(keys) in found.roles[str(user)])
+
+
+def as_difference(user: StoreUser) -> RightDifference:
+    """A user of `unused_users`, as a difference from the table."""
+    what = "no such master runs, and the configuration names none" if user.kind == "masterd" else (
+        "the configuration names no such node"
+    )  # fmt: skip
+    remedy = "if it is gone for good, run `nodectl etcd auth prune`"
+    return RightDifference(f"user {user}", f"has rights, although {what}", remedy, False)
+
+
 def parsed_users(names: Iterable[str]) -> frozenset[StoreUser]:
     """Those names that are users of the table."""
     found = set()

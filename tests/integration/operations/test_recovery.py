@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
-import subprocess
-import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +23,7 @@ from nodestore.etcd.session import Etcd, EtcdSettings, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Desired, Entry, Epoch, Inventory, LeaderRecord, Term, TermRecord, decode
 from tests.support.cli import CommandOutput, Nodectl
-from tests.support.etcd_cluster import EtcdCluster, find_etcd
+from tests.support.etcd_cluster import EtcdCluster, bump, lose_and_restore
 from tests.support.masters import Masters
 from tests.support.noded.nodes import Noded, run_noded
 from tests.support.waiting import eventually
@@ -44,32 +40,6 @@ INVENTORY = Inventory.model_validate(
 PATIENCE_S = 60.0
 _TOO_EARLY_S = 5.0
 """A masterd that could lead would do so within this time."""
-
-
-def bump() -> list[str]:
-    """The revision bump as docs/recovery.md computes it: greater with each restore."""
-    return [f"--bump-revision={time.time_ns() // 1_000_000}", "--mark-compacted"]
-
-
-async def lose_and_restore(cluster: EtcdCluster, file: Path, options: Sequence[str], *others: Sequence[str]) -> None:
-    """All members die and lose their disks; the backup is restored on each. `others`: another's options, by mistake."""
-    for member in cluster.members:
-        member.kill()
-    etcdutl = find_etcd().with_name("etcdutl")
-    peers = [f"http://127.0.0.1:{port}" for port in cluster.peer_ports]
-    everybody = ",".join(f"{member.name}={peer}" for member, peer in zip(cluster.members, peers, strict=True))
-    chosen = [*others, *[options] * (len(peers) - len(others))]
-    for member, peer, own in zip(cluster.members, peers, chosen, strict=True):
-        data = cluster.directory / member.name
-        shutil.rmtree(data)
-        command = [
-            str(etcdutl), "snapshot", "restore", str(file), f"--name={member.name}", f"--data-dir={data}",
-            f"--initial-cluster={everybody}", f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster-token=restored-{file.name}", *own,
-        ]  # fmt: skip
-        await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
-    cluster.spawn()
-    await cluster.wait_healthy()
 
 
 async def set_text(masters: Masters, text: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,12 @@ MAINTENANCE = StoreUser("maintenance", "pc1")
 class ClosedEtcd:
     """An etcd, and certificates for its users. Access control is off until `enable`."""
 
-    def __init__(self, directory: Path, size: int = 1) -> None:
+    def __init__(self, directory: Path, size: int = 1, flags: Sequence[str] = ()) -> None:
         self.authority = Authority(directory)
         cert, key = self.authority.issue("etcd:m1")
-        self.cluster = EtcdCluster(size, tls=Tls(ca=self.authority.ca, cert=cert, key=key, client_auth=True))
+        self.cluster = EtcdCluster(
+            size, tls=Tls(ca=self.authority.ca, cert=cert, key=key, client_auth=True), flags=flags
+        )
         self._files: dict[str, tuple[Path, Path]] = {}
 
     def files(self, user: StoreUser | str) -> tuple[Path, Path]:

@@ -107,6 +107,26 @@ def check(context: typer.Context, users: UsersArgument = None, output: OutputOpt
     out.note("access control of etcd is on, and every permission is as the table says")
 
 
+@app.command("prune")
+def prune(context: typer.Context, users: UsersArgument = None, yes: YesOption = False) -> None:
+    """Delete the users of masters and nodes that are not in the cluster any more, so that they have no rights in etcd.
+
+    These are masters that neither run nor are named by the configuration, and nodes that it does not name. Users that
+    are named in the command are kept. A program whose user is deleted is refused from then on.
+    """
+    from nodestore.cluster.store_access import StoreAccess
+
+    own, kept, out = _own_user(etcd_settings_of(context)[0]), _parsed(users), Output()
+    unused = with_etcd(context, lambda etcd, keys: StoreAccess(etcd, keys, own, kept).unused())
+    if not unused:
+        out.note("etcd has no user of a master or node that is not in the cluster")
+        return
+    if not yes:
+        confirm(f"Delete the users {', '.join(map(str, unused))}?")
+    with_etcd(context, lambda etcd, keys: StoreAccess(etcd, keys, own, kept, out.note).remove_unused(unused))
+    out.took_effect()
+
+
 @app.command("disable")
 def disable(context: typer.Context, yes: YesOption = False) -> None:
     """Switch etcd's access control off: each program that reaches etcd can do everything. The users stay."""
@@ -128,14 +148,14 @@ def disable(context: typer.Context, yes: YesOption = False) -> None:
 
 
 async def _state(access: StoreAccess) -> list[RightDifference]:
-    from nodestore.cluster.store_users import RightDifference
+    from nodestore.cluster.store_users import RightDifference, as_difference
 
     found = (
         []
         if await access.is_enabled()
         else [RightDifference("access control", "is off", "run `nodectl etcd auth enable`")]
     )
-    return found + await access.differences()
+    return found + await access.differences() + [as_difference(user) for user in await access.unused()]
 
 
 def _own_user(settings: EtcdSettings) -> str:
