@@ -1,9 +1,11 @@
-"""The unit files under a real systemd: a PC that boots alone, without quorum or network, runs what it can."""
+"""The shipped units under real systemds: PCs that boot alone, crash, hang, reboot and lose their power."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,20 +13,18 @@ import pytest
 
 from noded.reconcile.last_applied import LastApplied
 from nodestore.schema.models import Desired
-from tests.faults.hosts.lan.systemd_pc import SystemdPc
+from tests.lab import by_hand
+from tests.lab.image import nodectl_image
+from tests.lab.lab import Lab, LabMissing
+from tests.lab.pc import Pc
 from tests.support.etcd_cluster import find_etcd
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, first_true
 
-ROOT = Path(__file__).parents[3]
-UNITS = {
-    "nodectl-etcd": ROOT / "etcd" / "nodectl-etcd.service",
-    "nodectl-masterd": ROOT / "etc" / "nodectl-masterd.service",
-    "nodectl-noded": ROOT / "etc" / "nodectl-noded.service",
-}
+pytestmark = pytest.mark.nightly
+
 PATIENCE_S = 60.0
-# The Python and the etcd of the tests may be where only root can read, so the restrictions of the units are lifted.
-LIFTED = b"[Service]\nUser=root\nProtectHome=no\nProtectSystem=no\n"
-ENDPOINTS = "127.0.0.1:2379,127.0.0.2:2379,127.0.0.3:2379"
+MEMBERS = (1, 2, 3)
+QUICK_WATCHDOG = b"[Service]\nWatchdogSec=2\n"
 NEVER_ONLINE = b"""[Unit]
 Before=network-online.target
 DefaultDependencies=no
@@ -32,93 +32,215 @@ DefaultDependencies=no
 Type=oneshot
 TimeoutStartSec=infinity
 ExecStart=/bin/sleep infinity
-"""
-COMMON = f"NODECTL_CLUSTER=wall\nNODECTL_ENDPOINTS={ENDPOINTS}\n"
-NODED = f"{COMMON}NODECTL_NODE=pc1\nNODECTL_WORK_DIR=/var/lib/nodectl/noded\n"
-MASTERD = f"{COMMON}NODECTL_ID=pc1\n"
-ETCD = """name: pc1
-data-dir: /var/lib/etcd/data
-listen-client-urls: http://127.0.0.1:2379
-advertise-client-urls: http://127.0.0.1:2379
-listen-peer-urls: http://127.0.0.1:2380
-initial-advertise-peer-urls: http://127.0.0.1:2380
-initial-cluster: pc1=http://127.0.0.1:2380,pc2=http://127.0.0.2:2380,pc3=http://127.0.0.3:2380
+[Install]
+WantedBy=network-online.target
 """
 
 
-def applied_before(directory: Path) -> bytes:
-    """What noded keeps of the desired state that it applied before the power failed."""
-    settings = {"argv": ["/bin/sh", "-c", "touch /run/application-runs; exec sleep 3600"]}
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    try:
+        with Lab(tmp_path / "lab", nodectl_image(find_etcd().parent)) as lab:
+            yield lab
+            for number in lab.numbers:  # shown if the test fails
+                if (pc := lab.pc(number)).is_on:
+                    print(f"--- {pc.name}\n{pc.run('journalctl --no-pager -o cat -n 30').stdout}", file=sys.stderr)  # noqa: T201
+    except LabMissing as reason:
+        pytest.skip(str(reason))
+
+
+def installed(lab: Lab, *numbers: int) -> list[Pc]:
+    """PCs that are on, with everything installed and nothing started."""
+    pcs = [lab.pc(number) for number in numbers]
+    for pc in pcs:
+        pc.on()
+        by_hand.install(pc, MEMBERS)
+    return pcs
+
+
+def cluster(lab: Lab) -> list[Pc]:
+    """Three PCs whose services run."""
+    pcs = installed(lab, *MEMBERS)
+    for pc in pcs:
+        by_hand.start(pc)
+    return pcs
+
+
+def give_program(pc: Pc, directory: Path) -> None:
+    """Make noded remember that it applied a program before its PC was switched off."""
+    settings = {"argv": ["/bin/sh", "-c", "echo $$ > /var/lib/nodectl/noded/runs; exec sleep 3600"]}
     desired = Desired.model_validate(
         {"epoch": 1, "term": 5, "generation": 7, "spec": {"driver": "process", "settings": settings, "document": {}}}
     )
     LastApplied(directory).save(desired)
-    return (directory / ".noded" / "applied.json").read_bytes()
+    content = (directory / ".noded" / "applied.json").read_bytes()
+    pc.put("/var/lib/nodectl/noded/.noded/applied.json", content)
+    pc.check("chown -R nodectl-noded: /var/lib/nodectl/noded")
 
 
-def booted(directory: Path, *, online: bool) -> SystemdPc:
-    """A PC whose two fellow members are down. `online`: whether its network comes up."""
-    files = {f"/etc/systemd/system/{name}.service": unit.read_bytes() for name, unit in UNITS.items()}
-    files |= {f"/etc/systemd/system/{name}.service.d/lifted.conf": LIFTED for name in UNITS}
-    files |= {
-        "/etc/nodectl/noded.env": NODED.encode(),
-        "/etc/nodectl/masterd.env": MASTERD.encode(),
-        "/etc/etcd/etcd.yaml": ETCD.encode(),
-        "/var/lib/nodectl/noded/.noded/applied.json": applied_before(directory / "before"),
-        "/etc/systemd/system/never-online.service": NEVER_ONLINE,
-    }
-    wanted = "/etc/systemd/system/multi-user.target.wants"
-    links = {f"{wanted}/{name}.service": f"/etc/systemd/system/{name}.service" for name in UNITS}
-    links |= {"/opt/nodectl": sys.prefix, "/usr/local/bin/etcd": str(find_etcd())}
-    if not online:
-        links["/etc/systemd/system/network-online.target.wants/never-online.service"] = "../never-online.service"
-    return SystemdPc(directory, files, links)
+def program_pid(pc: Pc) -> int:
+    """The pid of the program that noded runs; 0 if none runs."""
+    text = pc.run("pid=$(cat /var/lib/nodectl/noded/runs) && kill -0 $pid && echo $pid").stdout.strip()
+    return int(text or 0)
 
 
-@pytest.mark.nightly
-async def test_without_a_quorum_everything_starts_and_the_application_runs(tmp_path: Path) -> None:
-    """A unit that waited for etcd to be ready would wait until another PC is switched on."""
-    with booted(tmp_path, online=True) as pc:
-        for unit in UNITS:
-            await eventually(partial(pc.is_active, unit), f"{unit} is active", timeout_s=PATIENCE_S)
-        await eventually(lambda: _application_runs(pc), "the application runs", timeout_s=PATIENCE_S)
-        assert "No jobs running" in pc.run("systemctl list-jobs")
+def main_pid(pc: Pc, unit: str) -> int:
+    return int(pc.show(unit, "MainPID"))
 
 
-@pytest.mark.nightly
-async def test_without_a_network_the_application_runs(tmp_path: Path) -> None:
-    """The cable is pulled, or the switch is off: what waits for the network waits, noded does not."""
-    with booted(tmp_path, online=False) as pc:
-        await eventually(lambda: _application_runs(pc), "the application runs", timeout_s=PATIENCE_S)
-        assert pc.is_active("nodectl-noded")
-        assert not pc.is_active("nodectl-masterd")
+def leader(lab: Lab) -> str:
+    """The id of the leader that etcd names; empty if there is none."""
+    endpoints = ",".join(f"10.77.0.{number}:2379" for number in MEMBERS)
+    done = lab.run(f"{find_etcd().parent}/etcdctl --endpoints {endpoints} get /nodectl/wall/leader -w json")
+    pairs = json.loads(done.stdout or "{}").get("kvs", [])
+    if not pairs:
+        return ""
+    import base64
+
+    return str(json.loads(base64.b64decode(pairs[0]["value"]))["id"])
 
 
-@pytest.mark.nightly
-async def test_a_reload_makes_noded_read_its_files_again(tmp_path: Path) -> None:
-    with booted(tmp_path, online=False) as pc:
-        await eventually(lambda: _application_runs(pc), "the application runs", timeout_s=PATIENCE_S)
-        pc.run("systemctl reload nodectl-noded")
+async def all_active(*pcs: Pc) -> None:
+    for pc in pcs:
+        for unit in by_hand.SERVICES:
+            await eventually(partial(pc.is_active, unit), f"{unit} is active on {pc.name}", timeout_s=PATIENCE_S)
+
+
+async def test_a_pc_that_boots_alone_runs_all_it_can(lab: Lab, tmp_path: Path) -> None:
+    """Without a quorum, and with a network that never comes online. Nothing waits for what may never come."""
+    (pc,) = installed(lab, 1)
+    give_program(pc, tmp_path / "before")
+    pc.put("/etc/systemd/system/never-online.service", NEVER_ONLINE)
+    pc.check("systemctl enable never-online")
+    pc.power_off()
+    pc.on()
+    await all_active(pc)
+    assert await first_true(partial(program_pid, pc), "the program runs", timeout_s=PATIENCE_S)
+    await eventually(
+        lambda: "journal has not been read" in pc.show("nodectl-masterd", "StatusText"),
+        lambda: f"no reason in {pc.show('nodectl-masterd', 'StatusText')!r}",
+        timeout_s=PATIENCE_S,
+    )
+    jobs = pc.check("systemctl list-jobs --no-legend")
+    assert "nodectl" not in jobs
+    pc.check("systemctl reload nodectl-noded nodectl-masterd")
+    for unit in ("nodectl-noded", "nodectl-masterd"):
+        await eventually(lambda unit=unit: "SIGHUP: reads" in pc.journal(unit), f"{unit} reads its files")
+        assert pc.show(unit, "ActiveState") == "active"
+
+
+async def test_each_program_runs_as_its_own_user_with_the_least_rights(lab: Lab) -> None:
+    (pc,) = installed(lab, 1)
+    by_hand.start(pc)
+    await all_active(pc)
+    users = {unit: pc.check(f"stat -c %U /proc/{main_pid(pc, unit)}").strip() for unit in by_hand.SERVICES}
+    assert users == {"nodectl-etcd": "etcd", "nodectl-masterd": "nodectl-masterd", "nodectl-noded": "nodectl-noded"}
+    for unit, bits in {"nodectl-etcd": "0", "nodectl-masterd": "0"}.items():
+        status = pc.check(f"grep -E 'CapBnd|NoNewPrivs|Seccomp:' /proc/{main_pid(pc, unit)}/status").split()
+        assert [status[1].lstrip("0") or "0", status[3], status[5]] == [bits, "1", "2"], unit
+    for directory in ("etcd", "nodectl/masterd", "nodectl/noded"):
+        assert pc.check(f"stat -c %a /var/lib/{directory}").strip() == "700"
+
+
+async def test_a_program_that_hangs_is_killed_and_comes_back(lab: Lab, tmp_path: Path) -> None:
+    """SIGSTOP stands for a loop that hangs. The program that noded runs ends with it, and is started again."""
+    (pc,) = installed(lab, 1)
+    give_program(pc, tmp_path / "before")
+    for unit in ("nodectl-masterd", "nodectl-noded"):
+        pc.put(f"/etc/systemd/system/{unit}.service.d/quick.conf", QUICK_WATCHDOG)
+    pc.check("systemctl daemon-reload")
+    by_hand.start(pc)
+    program = await first_true(partial(program_pid, pc), "the program runs", timeout_s=PATIENCE_S)
+    before = {unit: main_pid(pc, unit) for unit in ("nodectl-masterd", "nodectl-noded")}
+    for unit, pid in before.items():
+        pc.check(f"kill -STOP {pid}")
         await eventually(
-            lambda: "SIGHUP: reads certificates" in pc.run("journalctl -u nodectl-noded --no-pager"), "it is logged",
+            lambda unit=unit, pid=pid: main_pid(pc, unit) not in (0, pid),
+            f"{unit} is back",
             timeout_s=PATIENCE_S,
+        )
+        await eventually(partial(pc.is_active, unit), f"{unit} is active", timeout_s=PATIENCE_S)
+        assert "Watchdog timeout" in pc.journal(unit)
+        assert "Fatal Python error: Aborted" in pc.journal(unit, lines=300)  # and then where it hung
+    assert await first_true(lambda: program_pid(pc) not in (0, program), "the program is back", timeout_s=PATIENCE_S)
+
+
+async def test_what_crashes_comes_back(lab: Lab) -> None:
+    (pc,) = installed(lab, 1)
+    by_hand.start(pc)
+    for unit in by_hand.SERVICES:
+        pid = main_pid(pc, unit)
+        pc.check(f"kill -KILL {pid}")
+        await eventually(
+            lambda unit=unit, pid=pid: main_pid(pc, unit) not in (0, pid) and pc.is_active(unit),
+            f"{unit} is back", timeout_s=PATIENCE_S,
         )  # fmt: skip
-        assert pc.is_active("nodectl-noded")
 
 
-def _application_runs(pc: SystemdPc) -> bool:
-    return pc.run("test -e /run/application-runs && echo yes") == "yes\n" and pc.is_active("nodectl-noded")
+async def test_a_reboot_hands_over_before_etcd_stops(lab: Lab) -> None:
+    """masterd is ordered after etcd for this alone: a handover needs this PC's member, or another one."""
+    cluster(lab)
+    name = await first_true(lambda: leader(lab), "there is a leader", timeout_s=PATIENCE_S)
+    await all_active(*map(lab.pc, MEMBERS))
+    pc = lab.pc(int(name.removeprefix("pc")))
+    pc.reboot()
+    await eventually(lambda: leader(lab) not in ("", name), "another one leads", timeout_s=PATIENCE_S)
+    journal = pc.check("journalctl --no-pager -o cat").splitlines()
+    order = [
+        _line_with(journal, text)
+        for text in ("handed over: asked to stop", "Stopped nodectl-masterd", "Stopped nodectl-etcd")
+    ]
+    assert order == sorted(order)
+    await all_active(pc)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="systemd")
-def test_systemd_understands_every_line(tmp_path: Path) -> None:
-    """An unknown setting would be ignored, with a line in the journal that nobody reads."""
+async def test_after_a_power_cut_and_a_pulled_cable_all_is_back(lab: Lab) -> None:
+    pcs = cluster(lab)
+    name = await first_true(lambda: leader(lab), "there is a leader", timeout_s=PATIENCE_S)
+    lost = lab.pc(int(name.removeprefix("pc")))
+    lost.power_off()
+    second = await first_true(lambda: (found := leader(lab)) != name and found, "another leads", timeout_s=PATIENCE_S)
+    lost.on()
+    await all_active(lost)
+    unplugged = lab.pc(int(second.removeprefix("pc")))
+    unplugged.unplug()
+    await eventually(lambda: leader(lab) not in ("", second), "a third one leads", timeout_s=PATIENCE_S)
+    unplugged.plug()
+    for pc in pcs:
+        pc.power_off()
+    for pc in pcs:
+        pc.on()
+    await all_active(*pcs)
+    assert await first_true(lambda: leader(lab), "there is a leader", timeout_s=PATIENCE_S)
+
+
+def _line_with(lines: list[str], text: str) -> int:
+    return next((number for number, line in enumerate(lines) if text in line), -1)
+
+
+def test_the_lab_from_a_shell(tmp_path: Path) -> None:
+    """Each command is a process of its own. The lab lives until it is stopped."""
+
+    def lab(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tests.lab", *arguments],
+            env={"LAB_DIR": str(tmp_path), "PATH": "/usr/sbin:/usr/bin"},
+            capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=Path(__file__).parents[3],
+        )  # fmt: skip
+
+    started = lab("start")
+    if started.returncode != 0:
+        pytest.skip(started.stderr)
     try:
-        done = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", *map(str, UNITS.values())],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-    except FileNotFoundError:
-        pytest.skip("there is no systemd-analyze")
-    assert "Unknown" not in done.stderr
-    assert "Failed to parse" not in done.stderr
+        assert lab("on", "4").returncode == 0
+        assert lab("list").stdout == "pc4  on\n"
+        assert lab("sh", "4", "hostname; touch /etc/mark; exit 3").returncode == 3
+        assert lab("wipe", "4").stderr == "lab: pc4 is on: switch it off first\n"
+        assert lab("cut", "4").returncode == 0
+        assert lab("list").stdout == "pc4  off\n"
+        assert lab("on", "4").returncode == 0
+        assert lab("sh", "4", "test -e /etc/mark").returncode == 0
+        assert lab("dance", "4").returncode == 1
+    finally:
+        assert lab("stop").returncode == 0
+    assert lab("list").stdout == ""
