@@ -16,7 +16,7 @@ from nodestore.services.manager import Rights, ServiceDefinition
 OLDEST_SYSTEMD = 252
 _GROWING_DELAY_SINCE = 254
 _RESTART_STEPS, _RESTART_MAX_S = 5, 30.0
-_STATE_ROOT = PurePosixPath("/var/lib")
+STATE_ROOT = PurePosixPath("/var/lib")
 _UNSAFE = frozenset("\n\r\0")
 
 _KERNEL = (
@@ -113,8 +113,8 @@ def _directories(definition: ServiceDefinition) -> Iterator[str]:
         yield f"WorkingDirectory={_path(definition.working_directory)}"
     for directory in definition.directories:
         path = PurePosixPath(directory.path.as_posix())
-        if path.is_relative_to(_STATE_ROOT) and directory.writable:
-            yield f"StateDirectory={_quoted(str(path.relative_to(_STATE_ROOT)))}"
+        if path.is_relative_to(STATE_ROOT) and directory.writable:
+            yield f"StateDirectory={_quoted(str(path.relative_to(STATE_ROOT)))}"
             yield "StateDirectoryMode=0700"
         else:
             yield f"Read{'Write' if directory.writable else 'Only'}Paths={_path(path)}"
