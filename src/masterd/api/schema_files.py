@@ -52,6 +52,8 @@ KEYS: Mapping[str, type[Stored]] = {
     "access/grants/<id>": models.Grant,
     "access/joins/<id>": models.JoinToken,
     "access/uses/<id>": models.CredentialUse,
+    "hosts/<host>": models.HostRecord,
+    "hosts-actual/<host>": models.HostActual,
 }
 """By key under /nodectl/<cluster>/: the model of its value."""
 

@@ -45,6 +45,7 @@ COMMANDS: dict[str, str] = {
     "audit": "Show what masters refused, and changes of access control.",
     "auth": "Switch access control on and off; show what you may do.",
     "pki": "Issue, renew and revoke the certificates of a cluster.",
+    "host": "Make PCs a cluster: begin one, join it, list and remove PCs.",
     "demo": "Run a cluster on this PC, inject faults, and check its guarantees.",
     "dev": "Run a cluster on this PC for development.",
 }
@@ -52,6 +53,7 @@ COMMANDS: dict[str, str] = {
 
 _PACKAGES = {
     **dict.fromkeys(("audit", "auth", "login", "pki", "token", "whoami"), "security."),
+    "host": "hosts.",
     **dict.fromkeys(("command-id", "command-outcome"), "lost_answers."),
 }
 """The package of a command's module below nodectl.cli.commands, if it is in one."""
@@ -61,7 +63,21 @@ _HOISTED = {
     "--ca", "--cert", "--key", "--crl", "--request-timeout",
 }  # fmt: skip
 _OUTPUT = {"-o", "--output"}
-_GROUPS = {"node", "scene", "config", "master", "app", "state", "snapshot", "etcd", "pki", "token", "auth", "dev"}
+_GROUPS = {
+    "node",
+    "scene",
+    "config",
+    "master",
+    "app",
+    "state",
+    "snapshot",
+    "etcd",
+    "pki",
+    "token",
+    "auth",
+    "dev",
+    "host",
+}
 """Commands that have commands of their own, so that `nodectl node help` can only mean `nodectl node --help`."""
 
 

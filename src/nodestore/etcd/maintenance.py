@@ -32,6 +32,10 @@ async def members(etcd: Etcd) -> tuple[Member, ...]:
     response = await etcd.call(
         "Cluster/MemberList", pb.MemberListRequest(linearizable=False), retry=RetryPolicy.FREELY, needs_leader=False
     )
+    return members_from_pb(response)
+
+
+def members_from_pb(response: pb.MemberListResponse) -> tuple[Member, ...]:
     return tuple(
         Member(item.ID, item.name, tuple(item.clientURLs), tuple(item.peerURLs), item.isLearner)
         for item in response.members

@@ -72,6 +72,7 @@ class Keys:
         self.uses = root + "access/uses/"
         self.hosts = root + "hosts/"
         self.hosts_actual = root + "hosts-actual/"
+        self.hosts_placement = root + "hosts-placement/"
 
     def term(self, nonce: str) -> str:
         return self.terms + nonce
@@ -133,6 +134,22 @@ class Keys:
 
     def use(self, grant_id: str) -> str:
         return self.uses + grant_id
+
+    def host(self, host: str) -> str:
+        return self.hosts + host
+
+    @property
+    def host_changes(self) -> str:
+        """The key that every change of the set of hosts writes and compares, so that these changes have an order."""
+        return self.hosts_placement + "changes"
+
+    @property
+    def host_placer(self) -> str:
+        """The key of the hostd that may change etcd's members."""
+        return self.hosts_placement + "placer"
+
+    def host_actual(self, host: str) -> str:
+        return self.hosts_actual + host
 
     def config_version(self, version: int) -> str:
         return f"{self.config_history}{version:08d}"

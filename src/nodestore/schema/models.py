@@ -33,6 +33,8 @@ from nodestore.schema.access_models import CredentialUse as CredentialUse
 from nodestore.schema.access_models import Grant as Grant
 from nodestore.schema.access_models import JoinToken as JoinToken
 from nodestore.schema.access_models import Role as Role
+from nodestore.schema.host_models import HostActual as HostActual
+from nodestore.schema.host_models import HostRecord as HostRecord
 
 _PROBLEM_CHARS_MAX = 300  # a problem's location may contain a name that is as long as the whole value
 
@@ -482,6 +484,6 @@ class Waiting(Stored):
 MODELS: tuple[type[Stored], ...] = (
     Epoch, LeaderRecord, TermRecord, Candidate, Challenge, Answer, Paused, Head, Entry, Applied, Manifest, DocumentView,
     Desired, Alive, Waiting, Status, Actions, Acted, ConfigRecord, Inventory, ApplicationOrder, AccessControl, Grant,
-    JoinToken, CredentialUse,
+    JoinToken, CredentialUse, HostRecord, HostActual,
 )  # fmt: skip
 """The models of all keys' values, which are published as JSON Schemas."""

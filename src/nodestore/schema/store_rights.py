@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 from nodestore.schema.keys import Keys, check_name, prefix_end
 
-UserKind = Literal["masterd", "noded", "operator", "automation", "maintenance"]
+UserKind = Literal["masterd", "noded", "operator", "automation", "hostd", "maintenance"]
 USER_KINDS: tuple[UserKind, ...] = get_args(UserKind)
 Access = Literal["read", "readwrite"]
 
@@ -73,7 +73,7 @@ RIGHTS: Mapping[UserKind, tuple[StoreRight, ...]] = {
     "masterd": (
         StoreRight(
             "", "readwrite", "the leader writes the journal and the views, and any master may become the leader",
-            without=("hosts/", "hosts-actual/"),
+            without=("hosts/", "hosts-actual/", "hosts-placement/"),
         ),
     ),
     "noded": (
@@ -101,6 +101,10 @@ RIGHTS: Mapping[UserKind, tuple[StoreRight, ...]] = {
         StoreRight("terms/", "read", "who led when, and why"),
         StoreRight("leader", "read", "who leads"),
         StoreRight("epoch", "read", "whether the store was restored"),
+    ),
+    "hostd": (
+        StoreRight("hosts/<name>", "read", "what its PC must be"),
+        StoreRight("hosts-actual/<name>", "readwrite", "what runs on its PC"),
     ),
     "maintenance": (),
 }  # fmt: skip

@@ -7,7 +7,14 @@ from nodestore.schema.keys import Keys
 
 OWN, OTHER = "n1", "n2"
 """The names of the user under test, and of another one."""
-_MORE = ("snapshots/<index>-<nonce>/000001", "hosts/<node>", "hosts-actual/<node>", "unknown", "zzz/unknown", "")
+_MORE = (
+    "snapshots/<index>-<nonce>/000001",
+    "hosts-placement/changes",
+    "hosts-placement/placer",
+    "unknown",
+    "zzz/unknown",
+    "",
+)
 
 
 def sample_keys(keys: Keys) -> list[str]:
@@ -18,7 +25,7 @@ def sample_keys(keys: Keys) -> list[str]:
 
 
 def _filled(pattern: str, name: str) -> str:
-    for placeholder in ("<node>", "<master>", "<id>"):
+    for placeholder in ("<node>", "<master>", "<id>", "<host>"):
         pattern = pattern.replace(placeholder, name)
     for placeholder in ("<nonce>", "<path>", "<last index>", "<index>", "<version>"):
         pattern = pattern.replace(placeholder, "0000000000000001")

@@ -56,13 +56,19 @@ def test_what_nobody_may_widen_unnoticed() -> None:
         assert not noded.may(KEYS, forbidden, write=False), forbidden
     masterd = StoreUser("masterd", OWN)
     assert masterd.may(KEYS, KEYS.head, write=True)
-    for forbidden in (f"{KEYS.hosts}pc1", f"{KEYS.hosts_actual}pc1", "/nodectl/other/head"):
+    for forbidden in (
+        KEYS.host("pc1"),
+        KEYS.host_actual("pc1"),
+        KEYS.host_changes,
+        KEYS.host_placer,
+        "/nodectl/other/head",
+    ):
         assert not masterd.may(KEYS, forbidden, write=False), forbidden
 
 
 def test_names_of_users_and_roles() -> None:
     assert StoreUser.parse("noded:n1") == StoreUser("noded", "n1")
-    assert StoreUser.parse("hostd:n1") is None
+    assert StoreUser.parse("etcd:n1") is None
     assert StoreUser.parse("root") is None
     with pytest.raises(Invalid):
         StoreUser.parse("noded:../up")

@@ -1,0 +1,74 @@
+"""Runs hostd: the loop of this PC, the link with etcd, and on a signer the port and the placement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, NoReturn
+
+from hostd.agent.link import Link, session_settings
+from hostd.agent.memory import HostMemory
+from hostd.agent.reconcile import STOP_ORDER, Reconciler
+from hostd.agent.services import Services
+from hostd.pc.host_file import HostFile, require_host_file
+from hostd.pc.layout import Layout
+from hostd.pc.managers import manager_of
+from hostd.placement.placer import Placer
+from hostd.settings import HostdSettings
+from hostd.signing.joins import Joins
+from hostd.signing.server import serving
+from nodestore.daemon.followed_tls import FollowedTls
+from nodestore.daemon.signals import handle_signals
+from nodestore.etcd.session import Etcd
+from nodestore.support.tasks import run_until_first_ends
+from nodestore.support.waiting import set_within
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: HostdSettings) -> None:
+    """Run until a stop signal. Services that are plain processes are stopped then; others go on."""
+    requests = handle_signals()
+    layout = settings.layout
+    host = require_host_file(layout.host_file)
+    memory = HostMemory(layout.hostd)
+    services = Services(manager_of(host.manager, layout), memory)
+    reconciler = Reconciler(layout, host, services, memory)
+    woken = asyncio.Event()
+    link = Link(layout, host, reconciler, woken.set, settings.tick_s)
+    log.info("starts; %s of the cluster %s at %s", host.host, host.cluster, host.address)
+    parts: dict[str, Coroutine[Any, Any, Any]] = {
+        "stop": requests.stop.wait(),
+        "services": _reconcile(reconciler, link, woken, settings.tick_s),
+        "etcd": link.run(),
+    }
+    if layout.pki.is_dir():
+        parts["signer"] = _sign(layout, host)
+        parts["placement"] = Placer(layout, host, lambda: reconciler.endpoints, settings.placement).run()
+    try:
+        await run_until_first_ends(**parts)
+    finally:
+        if host.manager == "processes":
+            await services.stop_all(STOP_ORDER)
+
+
+async def _reconcile(reconciler: Reconciler, link: Link, woken: asyncio.Event, tick_s: float) -> NoReturn:
+    while True:
+        woken.clear()
+        await reconciler.run_once()
+        link.report()
+        await set_within(woken, tick_s)
+
+
+async def _sign(layout: Layout, host: HostFile) -> NoReturn:
+    """Serve the port of the signer, with a session as the maintenance user."""
+    tls = FollowedTls(files=layout.tls_files("hostd", host.host), user="the port of the signer")
+    async with AsyncExitStack() as stack:
+        etcd = await stack.enter_async_context(
+            Etcd(session_settings(layout, host, (host.own_endpoint,), "maintenance"))
+        )
+        await stack.enter_async_context(serving(layout, host, Joins(layout, host, etcd), tls))
+        await tls.run()
+    raise AssertionError("tls.run never returns")

@@ -1,0 +1,63 @@
+"""The certificates of a PC: which programs need one, the requests for them, and the files that a signer returns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from hostd.pc.layout import Layout
+from nodestore.errors import Invalid
+from nodestore.pki.identity import SERVER_KINDS, Subject
+from nodestore.pki.private_files import make_private_directory, write_public
+from nodestore.pki.request_files import request
+from nodestore.schema.host_models import HostKind
+
+KINDS_OF: Mapping[HostKind, tuple[str, ...]] = {
+    "node": ("hostd", "noded"),
+    "host": ("hostd", "noded", "etcd", "masterd", "maintenance"),
+}
+"""By kind of PC: the programs with a certificate. `maintenance` is for masterd's and a signer's calls to etcd."""
+_FILE_BYTES_MAX = 1 << 20
+
+
+def subjects_of(kind: HostKind, host: str) -> list[Subject]:
+    return [Subject(program, host) for program in KINDS_OF[kind]]
+
+
+def addresses_of(subject: Subject, address: str) -> tuple[str, ...]:
+    """The names in a certificate: the address of the PC, if the program accepts connections."""
+    return (address,) if subject.kind in SERVER_KINDS else ()
+
+
+def make_requests(layout: Layout, kind: HostKind, host: str) -> dict[str, bytes]:
+    """Make the keys of this PC that do not exist yet, and return by program the request for its certificate."""
+    made = {subject.kind: request(layout.tls(subject.kind), subject) for subject in subjects_of(kind, host)}
+    return {program: files.request.read_bytes() for program, files in made.items()}
+
+
+def fingerprint(signing_request: bytes) -> str:
+    """SHA-256 of the public key in a request. It is the same in each repeat of a join."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    try:
+        key = x509.load_pem_x509_csr(signing_request).public_key()
+    except ValueError:
+        raise Invalid("the request for a certificate cannot be read") from None
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def write_certificates(layout: Layout, certificates: Mapping[str, Mapping[str, bytes]]) -> None:
+    """Write what a signer returned: by program, by the name of the file."""
+    for program, files in certificates.items():
+        directory = layout.tls(program)
+        make_private_directory(directory)
+        for name, content in files.items():
+            write_public(directory / _checked(name, content), content)
+
+
+def _checked(name: str, content: bytes) -> str:
+    if Path(name).name != name or Path(name).suffix not in (".crt", ".crl") or len(content) > _FILE_BYTES_MAX:
+        raise Invalid(f"the signer sent a file that is no certificate: {name[:64]!r}")
+    return name

@@ -1,0 +1,181 @@
+"""`Joins`: lets a PC into the cluster. The steps, and what a crash after each of them leaves, are in docs/hosts.md.
+
+The order is: the token, the name and the address, the use of the token, the record, the users in etcd, the signatures.
+Each step finds what an earlier attempt of the same PC has done, by the fingerprint of the key of its hostd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import time
+from collections.abc import Mapping
+
+from hostd.agent.link import listed_members
+from hostd.pc.host_file import HostFile
+from hostd.pc.identities import KINDS_OF, addresses_of, fingerprint, subjects_of
+from hostd.pc.layout import Layout
+from hostd.signing.messages import JoinAnswer, JoinRequest
+from nodestore.cluster.join_tokens import JoinTokens
+from nodestore.cluster.settled_writes import swap
+from nodestore.cluster.store_access import StoreAccess
+from nodestore.errors import Conflict, Denied, Invalid
+from nodestore.etcd.session import Etcd, cmp_mod, op_put
+from nodestore.pki.authority import Authorities
+from nodestore.schema.host_models import HostKind, url_host
+from nodestore.schema.keys import Keys, check_name
+from nodestore.schema.models import HostRecord, JoinToken, decode_or_none
+from nodestore.schema.store_rights import StoreUser
+from nodestore.support.tokens import Token, is_secret, parse_join_token
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 10
+HOSTS_MAX = 64
+
+
+class Joins:
+    """Handles requests to join, one after another. `etcd`: a session as maintenance:<host>."""
+
+    def __init__(self, layout: Layout, host: HostFile, etcd: Etcd) -> None:
+        self._layout, self._host, self._etcd = layout, host, etcd
+        self._keys = Keys(host.cluster)
+        self._authorities = Authorities(layout.pki)
+        self._lock = asyncio.Lock()
+
+    async def join(self, request: JoinRequest, sender: str) -> JoinAnswer:
+        """Let the PC in, or raise the error that says why not. A repeat of the same PC gets an answer too."""
+        text = parse_join_token(request.token)
+        if text is None:
+            raise Denied("this is not a join token: it begins with NCT1 and has four parts")
+        key = self._checked(request)
+        async with self._lock:
+            await self._check_kind(text.token, request.kind)
+            await self._find_conflict(request, key)
+            await JoinTokens(self._etcd, self._keys).use(
+                text.token, by=f"hostd key {key}", name=request.host, address=sender
+            )
+            await self._record(request, key, actor=f"join token {text.token.id}")
+            await self._set_rights(request.kind, request.host)
+            certificates = await asyncio.to_thread(self._sign, request)
+            log.info("%s at %s joined with the token %s", request.host, request.address, text.token.id)
+            return JoinAnswer(
+                cluster=self._host.cluster,
+                certificates=certificates,
+                endpoints=await self._endpoints(),
+                signers=self._host.signers,
+                members_wanted=self._host.members_wanted,
+            )
+
+    def _checked(self, request: JoinRequest) -> str:
+        """The fingerprint of the key of the PC's hostd. Raises Invalid if something in the request cannot be."""
+        check_name("host", request.host)
+        try:
+            address = ipaddress.ip_address(request.address)
+        except ValueError:
+            raise Invalid(f"{request.address!r} is not an IP address") from None
+        if address.is_unspecified or address.is_multicast:
+            raise Invalid(f"other PCs cannot connect to {request.address}: give the address of the PC")
+        if set(request.requests) != set(KINDS_OF[request.kind]):
+            raise Invalid(f"a PC of the kind {request.kind} needs certificates for {', '.join(KINDS_OF[request.kind])}")
+        return fingerprint(request.requests["hostd"].encode())
+
+    async def _check_kind(self, token: Token, kind: HostKind) -> None:
+        """Raise Denied if the token is valid and does not allow this kind. It must not cost a use."""
+        found = decode_or_none(JoinToken, await self._etcd.get(self._keys.join(token.id)))
+        if found is None or not is_secret(found.hash, token.secret):
+            raise Denied("the join token is not valid: it is unknown or was revoked")
+        if found.kind not in ("host", kind):
+            raise Denied(f"the join token {token.id} is for the kind {found.kind!r}: add --kind {found.kind}")
+
+    async def _find_conflict(self, request: JoinRequest, key: str) -> HostRecord | None:
+        """The record of this PC, if it has one. Raises Conflict if its name or its address is another PC's."""
+        hosts = await self._hosts()
+        own = hosts.get(request.host)
+        if own is not None and own.key != key:
+            raise Conflict(
+                f"the name {request.host} is taken by the PC at {own.address}: choose another one with --host, or "
+                f"remove that PC first (nodectl host remove {request.host})"
+            )
+        if own is not None and own.state == "leaving":
+            raise Conflict(f"{request.host} is being removed from the cluster: join again once it has left")
+        for name, record in hosts.items():
+            if name != request.host and record.key == key:
+                raise Conflict(f"this PC belongs to the cluster as {name}: join with --host {name}")
+            if name != request.host and (record.address, record.ports) == (request.address, request.ports):
+                raise Conflict(f"the address {request.address} is taken by {name}")
+        if own is None and len(hosts) >= HOSTS_MAX:
+            raise Conflict(f"the cluster has {HOSTS_MAX} PCs already")
+        return own
+
+    async def _record(self, request: JoinRequest, key: str, actor: str) -> None:
+        """Write the record of this PC, unless it is there. The set of hosts must be the one that was checked."""
+        record = HostRecord(
+            address=request.address, kind=request.kind, ports=request.ports, key=key, actor=actor, time=time.time()
+        )
+        for _ in range(_ATTEMPTS):
+            changes = await self._etcd.get(self._keys.host_changes)
+            if await self._find_conflict(request, key) is not None:
+                return
+            if await add_host(self._etcd, self._keys, request.host, record, changes.mod_revision if changes else 0):
+                return
+        raise Conflict("other PCs joined at the same time: try again")
+
+    async def _set_rights(self, kind: HostKind, host: str) -> None:
+        users = [StoreUser.parse(str(subject)) for subject in subjects_of(kind, host)]
+        own = f"maintenance:{self._host.host}"
+        await StoreAccess(self._etcd, self._keys, own, filter(None, users)).set_rights(lambda _: None, None)
+
+    def _sign(self, request: JoinRequest) -> dict[str, dict[str, str]]:
+        return sign_all(self._authorities, request.kind, request.host, request.address, request.requests)
+
+    async def _hosts(self) -> dict[str, HostRecord]:
+        kvs = (await self._etcd.range(self._keys.hosts)).kvs
+        found = {kv.key.removeprefix(self._keys.hosts): decode_or_none(HostRecord, kv) for kv in kvs}
+        return {name: record for name, record in found.items() if record is not None}
+
+    async def _endpoints(self) -> tuple[str, ...]:
+        members = await listed_members(self._etcd)
+        found = (item.client_urls[0].partition("://")[2] for item in members if item.client_urls and not item.learner)
+        return tuple(found) or (f"{url_host(self._host.address)}:{self._host.ports.client}",)
+
+
+async def add_host(etcd: Etcd, keys: Keys, host: str, record: HostRecord, changes: int) -> bool:
+    """Add a host in one transaction; return whether it took effect. changes: the revision of the set of hosts."""
+    key, value = keys.host(host), record.encode()
+    compares = [cmp_mod(key, 0), cmp_mod(keys.host_changes, changes)]
+    return await swap(etcd, compares, [op_put(key, value), op_put(keys.host_changes, host.encode())], key, value)
+
+
+def sign_all(
+    authorities: Authorities, kind: HostKind, host: str, address: str, requests: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """By program, by name of the file: the certificates of a PC, and what verifies those of others. Blocks."""
+    signed = {}
+    for subject in subjects_of(kind, host):
+        request = requests[subject.kind].encode()
+        bundle = authorities.sign_request(subject, request, addresses_of(subject, address))
+        signed[subject.kind] = {name: _text(content) for name, content in bundle.contents().items()}
+    return signed
+
+
+def _text(content: bytes) -> str:
+    """Certificates are text already; a revocation list in DER becomes one in hexadecimal digits."""
+    try:
+        return content.decode("ascii")
+    except UnicodeDecodeError:
+        return HEX + content.hex()
+
+
+HEX = "hex:"
+
+
+def content_of(text: str) -> bytes:
+    """The content of a file in an answer. Raises Invalid."""
+    if not text.startswith(HEX):
+        return text.encode()
+    try:
+        return bytes.fromhex(text.removeprefix(HEX))
+    except ValueError:
+        raise Invalid("the signer sent a file that cannot be read") from None

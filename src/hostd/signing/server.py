@@ -1,0 +1,100 @@
+"""The HTTPS port of a signer. Whoever sends something is not trusted before its token or certificate was checked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from hostd.pc.host_file import HostFile
+from hostd.pc.layout import Layout
+from hostd.signing.joins import Joins
+from hostd.signing.messages import AuthorityAnswer, JoinRequest, Problem
+from nodestore.daemon.followed_tls import FollowedTls
+from nodestore.errors import Denied, Invalid, NodectlError, Overloaded
+from nodestore.schema.models import first_problem
+
+log = logging.getLogger(__name__)
+
+BODY_BYTES_MAX = 65_536
+_DENIED_PAUSE_S = 0.3
+_AT_ONCE_MAX = 8
+_REQUEST_TIMEOUT_S = 60.0
+_STATUS = {1: 500, 2: 400, 3: 404, 4: 409, 5: 503, 6: 403, 7: 504, 8: 503}
+"""By exit code of an error: the status of the answer."""
+
+Handler = Callable[[web.Request], Awaitable[BaseModel]]
+
+
+class SignerApi:
+    """The application that serves the port."""
+
+    def __init__(self, layout: Layout, joins: Joins) -> None:
+        self._layout, self._joins = layout, joins
+        self._running = 0
+        self.app = web.Application(client_max_size=BODY_BYTES_MAX)
+        self.app.router.add_get("/v1/authority", self._answered(self._authority))
+        self.app.router.add_post("/v1/join", self._answered(self._join))
+
+    async def _authority(self, _: web.Request) -> BaseModel:
+        text = await asyncio.to_thread((self._layout.tls("hostd") / "ca.crt").read_text, "ascii")
+        return AuthorityAnswer(authority=text, time=time.time())
+
+    async def _join(self, request: web.Request) -> BaseModel:
+        try:
+            wanted = JoinRequest.model_validate_json(await request.read())
+        except ValidationError as error:
+            raise Invalid(first_problem(error)) from None
+        return await self._joins.join(wanted, request.remote or "")
+
+    def _answered(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            try:
+                return _json(await self._bounded(handler, request), 200)
+            except NodectlError as error:
+                if isinstance(error, Denied):
+                    await asyncio.sleep(_DENIED_PAUSE_S)
+                log.warning("%s from %s is refused: %s", request.path, request.remote, error)
+                return _json(Problem(code=error.code, detail=str(error)), _STATUS.get(error.exit_code, 500))
+
+        return answer
+
+    async def _bounded(self, handler: Handler, request: web.Request) -> BaseModel:
+        if self._running >= _AT_ONCE_MAX:
+            raise Overloaded(f"{_AT_ONCE_MAX} requests are being handled: try again in a moment")
+        self._running += 1
+        try:
+            async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                return await handler(request)
+        except TimeoutError:
+            raise Overloaded(f"the request took longer than {_REQUEST_TIMEOUT_S:g} s: try again") from None
+        finally:
+            self._running -= 1
+
+
+def _json(body: BaseModel, status: int) -> web.Response:
+    return web.Response(body=body.model_dump_json().encode(), status=status, content_type="application/json")
+
+
+@asynccontextmanager
+async def serving(layout: Layout, host: HostFile, joins: Joins, tls: FollowedTls) -> AsyncIterator[None]:
+    """Serve the port of this signer. Raises NodectlError if the port is taken."""
+    options: dict[str, Any] = {"access_log": None, "handle_signals": False, "handler_cancellation": True}
+    runner = web.AppRunner(SignerApi(layout, joins).app, **options)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host.address, host.ports.host, ssl_context=tls.server, reuse_address=True)
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise NodectlError(f"cannot listen on {host.address}:{host.ports.host}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,1 @@
+"""PCs for tests, on which `nodectl host` makes a cluster."""
