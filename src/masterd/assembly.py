@@ -182,11 +182,13 @@ def build_api(
     *,
     peer_identity: PeerIdentityOf = peer_identity,
     peers_tls: ssl.SSLContext | None = None,
+    audit: AuditLog | None = None,
 ) -> Api:
     """Build the HTTP API of a masterd. Closing its web application also ends a running scan of the store.
 
     limits: of what clients may make it hold; by default a body may be as large as an entry of the journal.
     peer_identity: whom the client certificate of a request's connection names. peers_tls: see `build_parts`.
+    audit: the audit log; None: a new one.
     """
     sources, settings = parts.read_sources, parts.settings
     peers = PeerClient(peers_tls)
@@ -203,7 +205,7 @@ def build_api(
         return max(time.time(), replica.state.time)
 
     credentials = Credentials(view.grants, peer_identity, cluster_time)
-    audit = AuditLog(settings.audit_file)
+    audit = audit or AuditLog(settings.audit_file)
     gate = Gate(_browser_rules(parts.me, settings), switch, credentials, audit)
     view.grants.subscribe(gate.credentials_changed)
     switch.on_change = gate.end_streams

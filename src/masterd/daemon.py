@@ -7,11 +7,14 @@ import errno
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
+from masterd.api.access.audit import AuditLog
+from masterd.api.audit_export.audit_export import AuditExport
 from masterd.api.connections.connection_guard import ConnectionGuard
 from masterd.api.connections.guarded_server import GuardedRunner
 from masterd.application.contract import load_application
@@ -19,7 +22,7 @@ from masterd.assembly import MasterdParts, build_api, build_guard, build_parts, 
 from masterd.election.campaign import MasterIdentity
 from masterd.own_certificate import OwnCertificate
 from masterd.roles.master import Master
-from masterd.settings import Settings
+from masterd.settings import MasterSettings, Settings
 from nodestore.daemon.followed_tls import FollowedTls
 from nodestore.daemon.reread import Rereadable, reread_on_request
 from nodestore.daemon.service_notifier import ServiceNotifier
@@ -53,11 +56,15 @@ async def run(settings: Settings) -> None:
         log.warning("%s", settings.exposure)
     async with Etcd(settings.etcd) as etcd, _maintenance(settings, etcd) as maintenance:
         client_tls = None if tls is None else tls.client
+        warnings: list[Callable[[], str | None]] = [partial(api_warnings, settings, tls, own)]
         parts = build_parts(
             etcd, keys, me, application, settings.master_settings, maintenance=maintenance, peers_tls=client_tls,
-            warning=partial(api_warnings, settings, tls, own),
+            warning=lambda: joined_warnings(*(warning() for warning in warnings)),
         )  # fmt: skip
-        api = build_api(parts, peers_tls=client_tls)
+        audit = AuditLog(settings.master_settings.audit_file)
+        export = _audit_export(parts, settings.master_settings, audit)
+        warnings.append(partial(_export_warning, export))
+        api = build_api(parts, peers_tls=client_tls, audit=audit)
         guard = build_guard(
             parts, api, tls=None if tls is None else tls.server,
             plain_port=settings.plain_listen.port if settings.plain_listen is not None else None,
@@ -68,7 +75,7 @@ async def run(settings: Settings) -> None:
         await runner.setup()
         try:
             await _listen(runner, settings)
-            await _run_until_stopped(parts, etcd, maintenance, tls, own, requests, settings, notifier)
+            await _run_until_stopped(parts, etcd, maintenance, tls, own, export, requests, settings, notifier)
         finally:
             await runner.cleanup()
 
@@ -103,12 +110,24 @@ def api_warnings(settings: Settings, tls: FollowedTls | None, own: OwnCertificat
     )
 
 
+def _audit_export(parts: MasterdParts, settings: MasterSettings, audit: AuditLog) -> AuditExport:
+    directory = Path() if settings.audit_file is None else settings.audit_file.parent
+    export = AuditExport(parts.read_sources, settings.audit_exports, directory, settings.audit_export_ca)
+    audit.on_entry = export.add_event
+    return export
+
+
+def _export_warning(export: AuditExport) -> str | None:
+    return export.warning
+
+
 async def _run_until_stopped(
     parts: MasterdParts,
     etcd: Etcd,
     maintenance: Etcd,
     tls: FollowedTls | None,
     own: OwnCertificate | None,
+    export: AuditExport,
     requests: SignalEvents,
     settings: Settings,
     notifier: ServiceNotifier,
@@ -124,6 +143,7 @@ async def _run_until_stopped(
             eternal.create_task(_stop_on_request(requests.stop, parts.master, notifier), name="stop")
             eternal.create_task(notifier.run(partial(_status, parts)), name="notify the service manager")
             eternal.create_task(reread, name="reread")
+            eternal.create_task(export.run(), name="audit export")
             if tls is not None:
                 eternal.create_task(tls.run(), name="certificates")
             if own is not None and settings.advertise.startswith("https://"):

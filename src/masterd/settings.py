@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from masterd.audit_sinks import SinkSpec, parse_sink
 from masterd.election.suspicion import LAN, PROFILES, ElectionTiming
 from masterd.term.committer import LeaderSettings
 from masterd.term.retention import RetentionSettings
@@ -51,6 +52,8 @@ A value below the minimum would make standbys suspect a healthy leader on a calm
 would make a failover too slow to be useful.
 """
 
+_SINKS_MAX = 4
+
 FindMember = Callable[[], Awaitable[LocalMember]]
 
 
@@ -68,6 +71,10 @@ class MasterSettings:
     """Whether a request may kill or freeze this leader."""
     audit_file: Path | None = None
     """The file of the audit log; None: it is in memory only."""
+    audit_exports: tuple[SinkSpec, ...] = ()
+    """The sinks to which this masterd exports commands and the events of its audit log."""
+    audit_export_ca: Path | None = None
+    """The file of the authority of syslog servers; None: those of the system."""
     require_credentials: bool = False
     """Whether access control is on, whatever the cluster's key says."""
     allowed_hosts: tuple[str, ...] = ()
@@ -208,6 +215,15 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         "allow-origin", each_of(parse_origin), default="", meta="URL,...",
         text="origins of web pages that may send requests to the HTTP API, such as https://wall.example",
     )  # fmt: skip
+    parser.add_option(
+        "audit-export", each_of(parse_sink), default="", meta="SINK,...",
+        text="where this masterd exports all commands and the events of its audit log: file:PATH, syslog: (this PC's), "
+        "syslog+udp://HOST:PORT, syslog+tcp://HOST:PORT, syslog+tls://HOST:PORT or eventlog:. Needs --state-dir",
+    )  # fmt: skip
+    parser.add_option(
+        "audit-export-ca", Path, default="", meta="FILE",
+        text="file of the certificate authority of syslog+tls servers (default: the authorities of the system)",
+    )  # fmt: skip
     parser.add_flag(
         "require-credentials",
         text="refuse requests without a credential, even if access control of the cluster is off (nodectl auth enable)",
@@ -273,6 +289,8 @@ def _settings(chosen: argparse.Namespace) -> Settings:
             space=space,
             allow_drills=chosen.allow_drills,
             audit_file=None if chosen.state_dir is None else chosen.state_dir / "audit.jsonl",
+            audit_exports=_audit_exports(chosen),
+            audit_export_ca=chosen.audit_export_ca,
             require_credentials=chosen.require_credentials,
             allowed_hosts=chosen.allow_host or (),
             allowed_origins=chosen.allow_origin or (),
@@ -313,6 +331,18 @@ def _check_exposure(chosen: argparse.Namespace, tls: TlsFiles | None, advertise:
         raise Invalid(f"--advertise {advertise}: the API has TLS, so its URL begins with https://")
     elif chosen.plain_listen is not None and chosen.plain_listen.port == chosen.listen.port:
         raise Invalid("--plain-listen and --listen need different ports")
+
+
+def _audit_exports(chosen: argparse.Namespace) -> tuple[SinkSpec, ...]:
+    """The sinks of --audit-export. Raises Invalid if there is nowhere to note how far an export is."""
+    sinks: tuple[SinkSpec, ...] = chosen.audit_export or ()
+    if sinks and chosen.state_dir is None:
+        raise Invalid("--audit-export needs --state-dir: there masterd notes how far each export is")
+    if len(sinks) > _SINKS_MAX:
+        raise Invalid(f"--audit-export names {len(sinks)} sinks; the limit is {_SINKS_MAX}")
+    if chosen.audit_export_ca is not None:
+        options.read_option_file("--audit-export-ca", chosen.audit_export_ca)
+    return tuple({str(sink): sink for sink in sinks}.values())
 
 
 def _directory(text: str) -> Path:

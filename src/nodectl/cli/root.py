@@ -42,7 +42,7 @@ COMMANDS: dict[str, str] = {
     "login": "Store a token, with which masters know you.",
     "whoami": "Show who you are for the masters, and what you may do.",
     "token": "Create, list and revoke tokens.",
-    "audit": "Show what masters refused, and changes of access control.",
+    "audit": "Show what masters refused, logins, and changes of access control.",
     "auth": "Switch access control on and off; show what you may do.",
     "pki": "Issue, renew and revoke the certificates of a cluster.",
     "host": "Make PCs a cluster: begin one, join it, list and remove PCs.",

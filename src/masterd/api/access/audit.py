@@ -30,8 +30,13 @@ class AuditLog:
     same folder; None: the events are in memory only."""
 
     def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._refusals = EventLog(path, clock)
-        self._changes = EventLog(None if path is None else changes_file(path), clock)
+        self.on_entry: Callable[[AuditEntry], None] = lambda _: None
+        """Called with each entry, a second after its event."""
+        self._refusals = EventLog(path, clock, self._pass_on)
+        self._changes = EventLog(None if path is None else changes_file(path), clock, self._pass_on)
+
+    def _pass_on(self, entry: AuditEntry) -> None:
+        self.on_entry(entry)
 
     def record_refusal(self, principal: Principal, *, request: str, detail: str) -> None:
         """Record that a request was refused. request: its method and path. detail: why."""

@@ -49,10 +49,18 @@ _Key = tuple[str, str, str, str, str]
 
 
 class EventLog:
-    """Records events. path: the file, which is made when it is needed; None: the events are in memory only."""
+    """Records events. path: the file, which is made when it is needed; None: the events are in memory only.
 
-    def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._path, self._clock = path, clock
+    on_entry: called with each entry, a second after its event.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        clock: Callable[[], float] = time.time,
+        on_entry: Callable[[AuditEntry], None] = lambda _: None,
+    ) -> None:
+        self._path, self._clock, self._on_entry = path, clock, on_entry
         self._window: dict[_Key, _Counted] = {}
         self._recent: deque[AuditEntry] = deque(maxlen=ENTRIES_MAX)
         self._unwritten: deque[AuditEntry] = deque(maxlen=ENTRIES_MAX)
@@ -84,6 +92,7 @@ class EventLog:
                 "request": request, "detail": detail, "count": counted.count,
             }  # fmt: skip
             self._recent.append(entry)
+            self._on_entry(entry)
             if self._path is not None:
                 self._lost += len(self._unwritten) == self._unwritten.maxlen
                 self._unwritten.append(entry)

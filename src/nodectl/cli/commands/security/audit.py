@@ -21,9 +21,12 @@ def audit(
     limit: Annotated[int, typer.Option("--limit", min=1, max=1_000, metavar="N", help="How many entries.")] = 100,
     output: OutputOption = Format.table,
 ) -> None:
-    """Show what masters refused, and who changed access control, oldest first.
+    """Show what masters refused, who logged in, and who changed access control, oldest first.
 
     Each master records what it decided itself. Commands and configurations are in `nodectl history`.
+
+    Kept: the newest 2 to 4 MB of refusals and logins, and as much of changes, in the --state-dir of each master.
+    Without that directory: the newest 1,000 of each, until masterd ends. To keep more: masterd --audit-export.
     """
 
     async def work(client: Client) -> Any:
