@@ -24,6 +24,10 @@ from masterd.api.access.credential_uses import CredentialUses
 from masterd.api.access.credentials import Credentials, PeerIdentityOf
 from masterd.api.access.gate import Gate
 from masterd.api.access.join_routes import JoinRoutes
+from masterd.api.access.session_routes import SessionRoutes
+from masterd.api.access.sessions.browser_sessions import BrowserSessions, SessionLimits
+from masterd.api.access.sessions.cookies import SessionCookie
+from masterd.api.access.slow_refusals import SlowRefusals
 from masterd.api.access.switch import AccessSwitch
 from masterd.api.admission import Admission, AdmissionLimits, caller_of
 from masterd.api.connections.connection_guard import ConnectionGuard
@@ -204,10 +208,15 @@ def build_api(
         """The time at which credentials end: the later one of this PC's and the cluster's."""
         return max(time.time(), replica.state.time)
 
-    credentials = Credentials(view.grants, peer_identity, cluster_time)
     audit = audit or AuditLog(settings.audit_file)
-    gate = Gate(_browser_rules(parts.me, settings), switch, credentials, audit)
+    refusals, browsers = SlowRefusals(), _browser_rules(parts.me, settings)
+    cookie = SessionCookie(sources.keys.cluster)
+    session_limits = SessionLimits(settings.session_idle_s, settings.session_lasts_s)
+    sessions = BrowserSessions(sources.etcd, sources.keys, view.browser_sessions, cluster_time, session_limits)
+    credentials = Credentials(view.grants, sessions, cookie, peer_identity, cluster_time)
+    gate = Gate(browsers, switch, credentials, sessions, refusals, audit)
     view.grants.subscribe(gate.credentials_changed)
+    view.browser_sessions.subscribe(gate.sessions_changed)
     switch.on_change = gate.end_streams
     grants = Grants(sources.etcd, sources.keys)
     uses = CredentialUses(parts.me.id, grants, lambda: view.grants.items, audit, cluster_time)
@@ -221,6 +230,7 @@ def build_api(
             parts.me.id, grants=grants, uses=uses, view=view, switch=switch, audit=audit,
             joins=JoinRoutes(JoinTokens(sources.etcd, sources.keys, cluster_time), audit),
         ),
+        session_routes=SessionRoutes(sessions, credentials, cookie, browsers, refusals, audit, view),
     )  # fmt: skip
     api.app.on_cleanup.append(uses.close)
     return api

@@ -35,6 +35,7 @@ from nodestore.support.values import (
     parse_host_name,
     parse_origin,
     whole_between,
+    whole_seconds_between,
 )
 
 TIMES = {
@@ -81,6 +82,10 @@ class MasterSettings:
     """Names of hosts, besides its own, that requests to this masterd may name in their `Host` header."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages, besides its own, that may send requests to this masterd."""
+    session_idle_s: int = 2 * 3600
+    """A browser session that begins at this masterd ends after so many seconds without a request."""
+    session_lasts_s: float = 12 * 3600.0
+    """It ends after so many seconds in any case."""
     remember: Callable[[str], MarkMemory] | None = None
     """Returns where the store of a cluster is remembered; None: only in memory."""
     give_up_retry_s: float = 0.2
@@ -224,6 +229,14 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         "audit-export-ca", Path, default="", meta="FILE",
         text="file of the certificate authority of syslog+tls servers (default: the authorities of the system)",
     )  # fmt: skip
+    parser.add_option(
+        "session-idle", whole_seconds_between(60, 7 * 86_400), default="2h", meta="TIME",
+        text="a browser session that begins here ends after this long without a request (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_option(
+        "session-lasts", duration_between(60.0, 30 * 86_400.0), default="12h", meta="TIME",
+        text="a browser session that begins here ends after this long in any case (default: %(default)s)",
+    )  # fmt: skip
     parser.add_flag(
         "require-credentials",
         text="refuse requests without a credential, even if access control of the cluster is off (nodectl auth enable)",
@@ -294,6 +307,8 @@ def _settings(chosen: argparse.Namespace) -> Settings:
             require_credentials=chosen.require_credentials,
             allowed_hosts=chosen.allow_host or (),
             allowed_origins=chosen.allow_origin or (),
+            session_idle_s=chosen.session_idle,
+            session_lasts_s=chosen.session_lasts,
             remember=None if chosen.state_dir is None else partial(MarkFile, chosen.state_dir),
         ),
         maintenance=options.maintenance_settings(chosen, etcd),

@@ -234,6 +234,13 @@ def _paths() -> JsonObject:
                 ref("ApplicationOrder"),
             ),
         },
+        "/v1/login": _write(
+            "post", "begin a browser session; for pages of this master over TLS", ref("LoginRequest"), ref("Login")
+        ),
+        "/v1/logout": _write("post", "end this browser session", ref("LogoutRequest"), ref("Empty")),
+        "/v1/session/code": _write(
+            "post", "a code that takes this browser session to another master", ref("MoveRequest"), ref("Move")
+        ),
         "/v1/whoami": _local(
             "who sent this request, by its credential",
             "WhoAmI",

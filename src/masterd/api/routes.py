@@ -19,12 +19,14 @@ from masterd.api import event_streams, fault_injection, history, openapi, reads
 from masterd.api.access.access_routes import AccessRoutes
 from masterd.api.access.gate import Gate
 from masterd.api.access.rights import missing_rights
+from masterd.api.access.session_routes import SessionRoutes
 from masterd.api.admission import Admission
 from masterd.api.body_reader import deadline_of, raise_if_too_late, read_body, receive_body, release, set_deadline
 from masterd.api.connections.guarded_server import GuardedConnection
 from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter, disconnected
 from masterd.api.node_logs.node_logs import NodeLogs, send_within
+from masterd.api.pages.login_page import redirect_to_login, serve_login
 from masterd.api.problems import http_problem, problem_of, problem_response
 from masterd.api.read_sources import ReadSources
 from masterd.api.request_bodies import actor_of, parse_command, parse_outcome_question, text_field
@@ -111,6 +113,7 @@ class Api:
         admission: Admission,
         gate: Gate,
         access_routes: AccessRoutes,
+        session_routes: SessionRoutes,
         drills_allowed: bool,
     ) -> None:
         self._sources, self._peers, self._leader_router, self._heartbeats = sources, peers, router, heartbeats
@@ -128,7 +131,7 @@ class Api:
         add = self.app.router.add_route
         routes = [
             (method, add(method, path, handler, expect_handler=_expect_later))
-            for method, path, handler in [*self._routes(), *access_routes.routes()]
+            for method, path, handler in [*self._routes(), *access_routes.routes(), *session_routes.routes()]
         ]
         if problems := missing_rights((method, _path_of(route)) for method, route in routes):
             raise DefinitionError(f"the table of rights does not fit the routes: {'; '.join(problems)}")
@@ -139,6 +142,8 @@ class Api:
 
     def _routes(self) -> list[tuple[str, str, Handler]]:
         return [
+            ("GET", "/", redirect_to_login),
+            ("GET", "/login", serve_login),
             ("GET", "/v1/health", self._get_health),
             ("GET", "/v1/leader", self._read_handler(reads.leader, uses_view=True, from_state=False)),
             ("GET", "/v1/masters", self._read_handler(reads.masters, uses_view=True, from_state=False)),

@@ -54,6 +54,8 @@ KEYS: Mapping[str, type[Stored]] = {
     "access/uses/<id>": models.CredentialUse,
     "hosts/<host>": models.HostRecord,
     "hosts-actual/<host>": models.HostActual,
+    "access/sessions/<id>": models.BrowserSession,
+    "access/codes/<id>": models.MoveCode,
 }
 """By key under /nodectl/<cluster>/: the model of its value."""
 

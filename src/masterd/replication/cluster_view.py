@@ -27,6 +27,7 @@ from nodestore.schema.models import (
     Alive,
     Answer,
     ApplicationOrder,
+    BrowserSession,
     Candidate,
     Challenge,
     ConfigRecord,
@@ -166,6 +167,7 @@ class ClusterView:
         self._application = KeyMirror(keys.application, ApplicationOrder, self.garbage, self._changed)
         self._epoch = KeyMirror(keys.epoch, Epoch, self.garbage, self._changed)
         self.grants = KeyMirror(keys.grants, Grant, self.garbage, self._changed)
+        self.browser_sessions = KeyMirror(keys.browser_sessions, BrowserSession, self.garbage, self._changed)
         self._access_control = KeyMirror(keys.access_control, AccessControl, self.garbage, self._changed)
         self._targets = self._watch_targets()
         self._complete_up_to = [0] * len(self._targets)
@@ -328,6 +330,7 @@ class ClusterView:
             (key_range(keys.paused, prefix=False), self._paused), (key_range(keys.epoch, prefix=False), self._epoch),
             (key_range(keys.application, prefix=False), self._application),
             (key_range(keys.access_control, prefix=False), self._access_control), (key_range(keys.grants), self.grants),
+            (key_range(keys.browser_sessions), self.browser_sessions),
             (key_range(keys.terms), self.terms),
             (key_range(keys.candidates), self.candidates), (key_range(keys.status), self.status),
             (key_range(keys.alive), self.alive), (key_range(keys.acted), self.acted),

@@ -44,7 +44,10 @@ class PeerClient:
             timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=_CONNECT_S)
             # The default of 10 s for DNS keeps an address that has changed.
             connector = aiohttp.TCPConnector(limit=0, limit_per_host=_CONNECTIONS_MAX, ttl_dns_cache=1, ssl=self._tls)
-            self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+            # No cookies: they would be sent with the requests of others.
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+            )
         return self._session
 
     async def close(self) -> None:

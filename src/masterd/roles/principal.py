@@ -38,6 +38,7 @@ class Principal:
 
     role: None if people have given this principal none. grant_id: the grant that gives the role. commands, groups: see
     `Grant`. ends: when the grant ends, as seconds since 1970. address: the IP address that the request came from.
+    session: the id of the browser session whose cookie the request has; empty if it has none.
     """
 
     kind: Kind
@@ -48,6 +49,7 @@ class Principal:
     groups: tuple[str, ...] = ()
     ends: float | None = None
     address: str = ""
+    session: str = ""
 
     def __str__(self) -> str:
         """The name by which the journal and the log show it, such as `token:anna`."""

@@ -23,6 +23,7 @@ from nodestore.schema.models import (
     Answer,
     ApplicationOrder,
     Applied,
+    BrowserSession,
     Candidate,
     Challenge,
     ConfigRecord,
@@ -35,6 +36,7 @@ from nodestore.schema.models import (
     JoinToken,
     LeaderRecord,
     Manifest,
+    MoveCode,
     Paused,
     Status,
     Stored,
@@ -71,6 +73,7 @@ class StoreScan:
             keys.actions: Actions, keys.acted: Acted, keys.challenges: Challenge, keys.answers: Answer,
             keys.state: DocumentView, keys.waiting: Waiting, keys.access_control: AccessControl, keys.grants: Grant,
             keys.joins: JoinToken, keys.uses: CredentialUse,
+            keys.browser_sessions: BrowserSession, keys.move_codes: MoveCode,
         }  # fmt: skip
 
     async def find_problems(self, wait_s: float = _SCAN_TIMEOUT_S) -> dict[str, str]:

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from typing import NoReturn, Self
 
-from nodestore.errors import LeaseLost, NodectlError
+from nodestore.errors import LeaseLost, NodectlError, Unavailable
 from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import BrokenStream, Etcd, Stream
 
@@ -28,6 +29,27 @@ def boottime_s() -> float:
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
+
+
+async def renew_once(etcd: Etcd, leases: Iterable[int], timeout_s: float) -> None:
+    """Send one keepalive for each of these leases, over one stream. A lease that has ended stays ended.
+
+    timeout_s: for each. Raises NodectlError if etcd does not answer, or refuses. Then some may have been renewed.
+    """
+    try:
+        stream = await etcd.open_stream("Lease/LeaseKeepAlive")
+        try:
+            for lease in leases:
+                async with asyncio.timeout(timeout_s):
+                    await stream.send(pb.LeaseKeepAliveRequest(ID=lease), timeout_s)
+                    while await stream.receive(timeout_s) is None:  # a probe woke the reader
+                        pass
+        except TimeoutError:
+            raise stream.report_silence() from None
+        finally:
+            await stream.close()
+    except BrokenStream as fault:
+        raise Unavailable(str(fault)) from None
 
 
 class Lease:

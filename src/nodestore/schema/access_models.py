@@ -50,6 +50,30 @@ class CredentialUse(Stored):
     master: str = Field(default="", description="the masterd that received it")
 
 
+class BrowserSession(Stored):
+    """`access/sessions/<id>`: the session of a web browser at one master, with the lease of its login. It ends when
+    the key is deleted. Its role and limits are those of the grant."""
+
+    grant: str = Field(description="the id of the grant, `access/grants/<id>`, of the token that logged in")
+    hash: str = Field(description="SHA-256 of the cookie's secret, in hexadecimal digits")
+    lease: int = Field(
+        description="the lease of the login: all sessions that came of it have the same, and end together"
+    )
+    idle_s: float = Field(description="the TTL of the lease: the session ends after so many seconds without a request")
+    address: str = Field(description="the IP address that began it")
+    time: float
+    ends: float = Field(description="from this time on it is not valid, however much it is used")
+
+
+class MoveCode(Stored):
+    """`access/codes/<id>`: a code that takes a browser session to another master, once. It has a lease of its own."""
+
+    hash: str = Field(description="SHA-256 of the code's secret, in hexadecimal digits")
+    session: str = Field(description="the id of the session that asked for it")
+    origin: str = Field(description="the only address at which it is accepted, such as `https://pc2:8401`")
+    time: float
+
+
 JoinKind = Literal["node", "host", "operator"]
 """What the bearer of a join token may become. node: a PC that runs noded only. host: a PC that may also run a member
 and a masterd. operator: the holder of a certificate for one person."""

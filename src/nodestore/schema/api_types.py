@@ -565,7 +565,8 @@ class WhoAmI(TypedDict):
     """The principal of the request.
 
     `principal`: its name in the history, such as `token:anna`; `anyone` without access control. `may`: the routes that
-    it may use. `commands`, `groups`: its limits; empty if there are none.
+    it may use. `commands`, `groups`: its limits; empty if there are none. `browser_session`: whether the cookie of a
+    browser session is its credential.
     """
 
     principal: str
@@ -576,7 +577,48 @@ class WhoAmI(TypedDict):
     address: str
     access_control: bool
     may: list[str]
+    browser_session: NotRequired[bool]
     refusal: Annotated[str | None, Keywords(description="why it may not send the command in the query; null if it may")]
+
+
+class LoginRequest(TypedDict):
+    """Begin a browser session: with a token; or with a code that another master has made for this address."""
+
+    token: NotRequired[Text]
+    code: NotRequired[Text]
+
+
+class Login(TypedDict):
+    """A browser session has begun. The header `Set-Cookie` holds its cookie.
+
+    `ends`: when it ends at the latest, as seconds since 1970. `idle_s`: it ends after so many seconds without a
+    request.
+    """
+
+    principal: str
+    role: RoleName
+    ends: float
+    idle_s: float
+
+
+class LogoutRequest(TypedDict):
+    """End this browser session at all masters. `all`: end every session of the same token, also in other browsers."""
+
+    all: NotRequired[Annotated[bool, Keywords(default=False)]]
+
+
+class MoveRequest(TypedDict):
+    """Take this browser session to another master."""
+
+    master: Text
+
+
+class Move(TypedDict):
+    """Open `url`: the page there exchanges the code in it for a cookie of that address. It works once, for `ends_s`."""
+
+    url: str
+    code: str
+    ends_s: float
 
 
 class TokenView(TypedDict):
@@ -670,8 +712,9 @@ class JoinTokenRequest(TypedDict):
 class AuditEntry(TypedDict):
     """An event of the audit log of one masterd.
 
-    `event`: `refused`, `login`, `token created`, `token revoked`, `join token created`, `join token revoked`,
-    `access control on` or `access control off`. `count`: how many equal events there were in the same second.
+    `event`: `refused`, `login`, `browser login`, `browser move`, `browser logout`, `token created`, `token revoked`,
+    `join token created`, `join token revoked`, `access control on` or `access control off`. `count`: how many equal
+    events there were in the same second.
     """
 
     time: float

@@ -70,6 +70,8 @@ class Keys:
         self.grants = root + "access/grants/"
         self.joins = root + "access/joins/"
         self.uses = root + "access/uses/"
+        self.browser_sessions = root + "access/sessions/"
+        self.move_codes = root + "access/codes/"
         self.hosts = root + "hosts/"
         self.hosts_actual = root + "hosts-actual/"
         self.hosts_placement = root + "hosts-placement/"
@@ -150,6 +152,12 @@ class Keys:
 
     def host_actual(self, host: str) -> str:
         return self.hosts_actual + host
+
+    def browser_session(self, session_id: str) -> str:
+        return self.browser_sessions + session_id
+
+    def move_code(self, code_id: str) -> str:
+        return self.move_codes + code_id
 
     def config_version(self, version: int) -> str:
         return f"{self.config_history}{version:08d}"

@@ -29,9 +29,11 @@ from nodesdk.models import Stored as Stored
 from nodesdk.models import StoreMark as StoreMark
 from nodestore.errors import Garbage
 from nodestore.schema.access_models import AccessControl as AccessControl
+from nodestore.schema.access_models import BrowserSession as BrowserSession
 from nodestore.schema.access_models import CredentialUse as CredentialUse
 from nodestore.schema.access_models import Grant as Grant
 from nodestore.schema.access_models import JoinToken as JoinToken
+from nodestore.schema.access_models import MoveCode as MoveCode
 from nodestore.schema.access_models import Role as Role
 from nodestore.schema.host_models import HostActual as HostActual
 from nodestore.schema.host_models import HostRecord as HostRecord
@@ -484,6 +486,6 @@ class Waiting(Stored):
 MODELS: tuple[type[Stored], ...] = (
     Epoch, LeaderRecord, TermRecord, Candidate, Challenge, Answer, Paused, Head, Entry, Applied, Manifest, DocumentView,
     Desired, Alive, Waiting, Status, Actions, Acted, ConfigRecord, Inventory, ApplicationOrder, AccessControl, Grant,
-    JoinToken, CredentialUse, HostRecord, HostActual,
+    JoinToken, CredentialUse, BrowserSession, MoveCode, HostRecord, HostActual,
 )  # fmt: skip
 """The models of all keys' values, which are published as JSON Schemas."""

@@ -1,5 +1,7 @@
 """Bearer tokens: `NCT1.<id>.<secret>`, and join tokens: `NCT1.<hash of the authority>.<id>.<secret>`.
 
+Cookies of browser sessions and their one-time codes have the form of bearer tokens, with other prefixes.
+
 The secret has 256 random bits. So its SHA-256, which etcd holds, reveals nothing of it and needs no salt. The secret is
 shown once, when the token is made.
 
@@ -18,22 +20,30 @@ from typing import NamedTuple
 from nodestore.errors import Invalid
 
 TOKEN_PREFIX = "NCT1"  # noqa: S105 - every token begins with it
+SESSION_PREFIX = "NCS1"
+"""In place of TOKEN_PREFIX in the cookie of a browser session."""
+CODE_PREFIX = "NCC1"
+"""In place of TOKEN_PREFIX in a code that takes a browser session to another master."""
+_PREFIXES = (TOKEN_PREFIX, SESSION_PREFIX, CODE_PREFIX)
 _SECRET_BYTES, _ID_BYTES = 32, 8
-_TOKEN = re.compile(rf"{TOKEN_PREFIX}\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
+_TOKEN = re.compile(r"([A-Z]{3}1)\.([0-9a-f]{16})\.([A-Za-z0-9_-]{43})", re.ASCII)
 _ID, _HASH = re.compile(r"[0-9a-f]{16}", re.ASCII), re.compile(r"[0-9a-f]{64}", re.ASCII)
 _JOIN = re.compile(rf"{TOKEN_PREFIX}\.([0-9a-f]{{64}})\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})", re.ASCII)
-_SECRET = re.compile(rf"({TOKEN_PREFIX}\.(?:[0-9a-f]{{64}}\.)?[0-9a-f]{{16}}\.)[A-Za-z0-9_-]+", re.ASCII)
+_SECRET = re.compile(
+    rf"((?:{'|'.join(_PREFIXES)})\.(?:[0-9a-f]{{64}}\.)?[0-9a-f]{{16}}\.)[A-Za-z0-9_-]+", re.ASCII
+)  # fmt: skip
 _NO_HASH = hashlib.sha256(b"no token has this secret").hexdigest()
 
 
 class Token(NamedTuple):
-    """The two parts of a token."""
+    """The parts of a token."""
 
     id: str
     secret: str
+    prefix: str = TOKEN_PREFIX
 
     def __str__(self) -> str:
-        return f"{TOKEN_PREFIX}.{self.id}.{self.secret}"
+        return f"{self.prefix}.{self.id}.{self.secret}"
 
 
 class JoinTokenText(NamedTuple):
@@ -53,8 +63,8 @@ class TokenHash(NamedTuple):
     hash: str
 
 
-def new_token() -> Token:
-    return Token(secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES))
+def new_token(prefix: str = TOKEN_PREFIX) -> Token:
+    return Token(secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES), prefix)
 
 
 def checked_token_hash(token_id: str, digest: str) -> TokenHash:
@@ -64,10 +74,10 @@ def checked_token_hash(token_id: str, digest: str) -> TokenHash:
     return TokenHash(token_id, digest)
 
 
-def parse_token(text: str) -> Token | None:
-    """The parts of a token; None if `text` is none."""
+def parse_token(text: str, prefix: str = TOKEN_PREFIX) -> Token | None:
+    """The parts of a token with this prefix; None if `text` is none."""
     found = _TOKEN.fullmatch(text)
-    return None if found is None else Token(found[1], found[2])
+    return None if found is None or found[1] != prefix else Token(found[2], found[3], prefix)
 
 
 def parse_join_token(text: str) -> JoinTokenText | None:
@@ -77,8 +87,8 @@ def parse_join_token(text: str) -> JoinTokenText | None:
 
 
 def hide_token_secrets(text: str) -> str:
-    """`text`, with `***` in place of the secret of each token in it."""
-    return _SECRET.sub(r"\1***", text) if TOKEN_PREFIX in text else text
+    """`text`, with `***` in place of the secret of each token, cookie and code in it."""
+    return _SECRET.sub(r"\1***", text)
 
 
 def hash_of(secret: str) -> str:

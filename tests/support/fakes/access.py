@@ -37,6 +37,7 @@ class AccessCase:
     def __init__(self, *, is_on: bool = True) -> None:
         self.masterd = FakeMasterd()
         self.masterd.parts = replace(self.masterd.parts, settings=MasterSettings(require_credentials=is_on))
+        self.masterd.view.grants.is_known = True
         self._number = 0
 
     def grant(

@@ -111,17 +111,23 @@ class FakeLeader:
             raise self.confirm_error
 
 
-def offline_parts(timing: ElectionTiming = LAN) -> MasterdParts:
-    """The parts of m1, with a session to an address at which nothing listens. Close `read_sources.etcd` afterwards."""
-    etcd = Etcd(EtcdSettings(endpoints=("127.0.0.1:1",)))
+def offline_parts(timing: ElectionTiming = LAN, etcd: Etcd | None = None) -> MasterdParts:
+    """The parts of m1, with a session to an address at which nothing listens. Close `read_sources.etcd` afterwards.
+
+    etcd: another session.
+    """
+    etcd = etcd or Etcd(EtcdSettings(endpoints=("127.0.0.1:1",)))
     return build_parts(etcd, KEYS, M1, BuiltinApp(), MasterSettings(timing=timing))
 
 
 class FakeMasterd:
-    """The parts of m1 with a settable cluster view and replica. It is a standby until `lead` is called."""
+    """The parts of m1 with a settable cluster view and replica. It is a standby until `lead` is called.
 
-    def __init__(self, *, timing: ElectionTiming = LAN) -> None:
-        parts = offline_parts(timing)
+    etcd: its session; by default one to an address at which nothing listens.
+    """
+
+    def __init__(self, *, timing: ElectionTiming = LAN, etcd: Etcd | None = None) -> None:
+        parts = offline_parts(timing, etcd)
         etcd = parts.read_sources.etcd
         self.view, self.replica = SettableView(etcd), SettableReplica(etcd)
         self.sources = replace(parts.read_sources, cluster_view=self.view, replica=self.replica)

@@ -74,6 +74,7 @@ class AccessRoutes:
             principal=str(principal), role=principal.role, commands=list(principal.commands),
             groups=list(principal.groups), ends=principal.ends, address=principal.address or (request.remote or ""),
             access_control=bool(self._switch.is_on), may=may,
+            browser_session=bool(principal.session),
             refusal=None if command is None else command_refusal(principal, command, args),
         ))  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The audit log of one masterd: refusals, and changes of access control, as JSON lines in bounded files.
+"""The audit log of one masterd: refusals, logins, and changes of access control, as JSON lines in bounded files.
 
 Commands, configurations and terms are in the journal and in etcd, with their authors. The audit log holds what is not
 there. A masterd records what it decided itself, so `nodectl audit` reads the logs of all of them.
@@ -46,6 +46,11 @@ class AuditLog:
         """Record that a credential was accepted. Who has one can cause many such entries, from many addresses, so they
         are kept with the refusals."""
         self._refusals.record(_LOGIN, principal, request=request)
+
+    def record_session(self, event: str, principal: Principal, *, request: str, detail: str = "") -> None:
+        """Record that a browser session began, moved or ended. Its sender needs no right but that of its token, so this
+        must not remove what an admin did."""
+        self._refusals.record(event, principal, request=request, detail=detail)
 
     def record_change(self, event: str, principal: Principal, *, request: str = "", detail: str = "") -> None:
         """Record a change of access control."""

@@ -11,6 +11,13 @@ its credential, because no credential tells a page's request from the operator's
    does not say that a page of another site sent the request.
 3. A body is `application/json`. Browsers send other types across sites without asking first.
 
+A link of another site may open a page of this masterd, which holds no data.
+
+A cookie counts for less than other credentials. The browser adds it to requests that the pages of other ports of the
+same host cause, and an origin in the settings is not this masterd's own page. So a request with the cookie of a session
+must come from a page of this masterd itself, over TLS: `Origin` is exactly its own, or, if a page only reads, there is
+no `Origin` and `Sec-Fetch-Site` is `same-origin`.
+
 A program that is no browser sends neither `Origin` nor `Sec-Fetch-Site`.
 """
 
@@ -26,6 +33,7 @@ _KNOWN_MAX = 64
 _SHOWN_CHARS = 80
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\s]+)(?::[0-9]{1,5})?", re.ASCII)
 _OTHER_SITES = ("cross-site", "same-site")
+_READS = ("GET", "HEAD")
 
 
 class BrowserRules:
@@ -40,8 +48,8 @@ class BrowserRules:
         self.trusted_origins = frozenset(trusted_origins)
         self._known: set[str] = set()
 
-    def refusal(self, headers: Mapping[str, str], *, is_tls: bool) -> str | None:
-        """Why this request is refused, for its sender; None if it may be served."""
+    def refusal(self, headers: Mapping[str, str], *, is_tls: bool, is_page: bool = False) -> str | None:
+        """Why this request is refused, for its sender; None if it may be served. is_page: it asks for a page."""
         host = headers.get("Host")
         if host is not None and host not in self._known and (problem := self._host_problem(host)) is not None:
             return problem
@@ -49,9 +57,29 @@ class BrowserRules:
         if origin is not None:
             return self._origin_problem(origin, host or "", is_tls)
         site = headers.get("Sec-Fetch-Site")
-        if site is not None and site in _OTHER_SITES:
+        if site is not None and site in _OTHER_SITES and not (is_page and _follows_link(headers)):
             return "a web page of another site sent this request: open the address itself, or use nodectl"
         return None
+
+    def session_refusal(self, method: str, headers: Mapping[str, str], *, is_tls: bool) -> str | None:
+        """Why a request with the cookie of a session is refused, although `refusal` allows it; None if it may be
+        served."""
+        origin = headers.get("Origin", "")
+        if self.is_own_page(headers, is_tls=is_tls) and origin.lower().startswith("https://"):
+            return None
+        if method in _READS and not origin and headers.get("Sec-Fetch-Site") == "same-origin":
+            return None
+        return "a browser session counts only for requests of this master's own pages: send a token instead"
+
+    def is_own_page(self, headers: Mapping[str, str], *, is_tls: bool) -> bool:
+        """Whether the header `Origin` is exactly this masterd's own, as its pages send it."""
+        return headers.get("Origin", "").lower() in self._own_origins(headers.get("Host", ""), is_tls)
+
+    def _own_origins(self, host: str, is_tls: bool) -> set[str]:
+        """The origins of this masterd's own pages. A proxy in front may have ended TLS: then the settings say so."""
+        own = f"{'https' if is_tls else 'http'}://{host}".lower()
+        by_proxy = f"https://{host}".lower()
+        return {own, by_proxy} if by_proxy in self.trusted_origins else {own}
 
     def _host_problem(self, host: str) -> str | None:
         found = _HOST.fullmatch(host)
@@ -96,6 +124,11 @@ def content_type_refusal(path: str, content_type: str | None) -> str | None:
         return None
     shown = f"is {kind[:_SHOWN_CHARS]!r}" if kind else "has no type"
     return f"the body {shown}: send it as JSON, with Content-Type: application/json"
+
+
+def _follows_link(headers: Mapping[str, str]) -> bool:
+    """Whether the browser opens the answer in a window of its own, not within a page of the other site."""
+    return headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest") == "document"
 
 
 def preflight_headers(origin: str) -> dict[str, str]:

@@ -3,9 +3,9 @@
 1. A web page of another site must not have sent it (`browser_rules`), access control or not.
 2. With access control, its sender must have a right to the route (`rights`), by a credential (`credentials`).
 
-Every request with a credential that is not valid is answered after the same time, whatever is wrong with it. So the
-answer does not show which tokens exist, and guessing is slow. Meanwhile a token that was made at another masterd a
-moment ago arrives here, and is accepted.
+Every request with a credential that is not valid is answered after a time that does not depend on what is wrong with it
+(`refusal_delays`). So the answer does not show which tokens exist, and guessing is slow. Meanwhile a token or session
+that was made at another masterd a moment ago arrives here, and is accepted.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ from masterd.api.access.browser_rules import BrowserRules, content_type_refusal,
 from masterd.api.access.credentials import Credentials
 from masterd.api.access.rates import Rates
 from masterd.api.access.rights import RIGHTS, Right, command_refusal
+from masterd.api.access.sessions.browser_sessions import BrowserSessions
+from masterd.api.access.slow_refusals import SlowRefusals
 from masterd.api.access.switch import AccessSwitch
 from masterd.roles.principal import PRINCIPAL_HEADER, Kind, Principal
 from masterd.roles.request_principal import principal_of, set_principal
 from masterd.state_machine.batch import CommandRequest
-from nodestore.errors import Denied, Forbidden, Invalid, Overloaded, Unauthenticated, Unavailable
+from nodestore.errors import Denied, Forbidden, Invalid, Overloaded, TooLarge, Unauthenticated, Unavailable
 from nodestore.support.logs import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
-_REFUSE_AFTER_S = 0.3
-"""When a request with an invalid credential is answered."""
-_REFUSALS_MAX = 128
-"""How many of them may wait at the same time. Further ones are answered at once."""
+PAGES = ("/", "/login")
+"""The paths of pages. A link of another site may open them."""
+_PUBLIC_BODY_BYTES_MAX = 4_096
+"""Limit for the body of a request that needs no credential: its sender may be a stranger."""
 _END_CHECK_S = 1.0
 _KNOWN_S = 2.0
 """How long a request to a masterd that has just started waits until it is known whether access control is on."""
 _STRANGER = Principal(Kind.STRANGER)
 _PEOPLE = (Kind.TOKEN, Kind.OPERATOR)
-_AT_MOST_ONCE = (hdrs.AUTHORIZATION, hdrs.ORIGIN, hdrs.CONTENT_TYPE, PRINCIPAL_HEADER)
+_AT_MOST_ONCE = (hdrs.AUTHORIZATION, hdrs.COOKIE, hdrs.ORIGIN, hdrs.CONTENT_TYPE, PRINCIPAL_HEADER)
 """Headers that decide whether a request is served. Of two, a proxy in front may have checked the other one."""
 
 
@@ -70,12 +72,22 @@ class _Stream:
 class Gate:
     """Decides whether a request may be served."""
 
-    def __init__(self, browsers: BrowserRules, switch: AccessSwitch, credentials: Credentials, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        browsers: BrowserRules,
+        switch: AccessSwitch,
+        credentials: Credentials,
+        sessions: BrowserSessions,
+        refusals: SlowRefusals,
+        audit: AuditLog,
+    ) -> None:
         self._browsers, self._switch, self._credentials, self._audit = browsers, switch, credentials, audit
+        self._sessions, self._refusals = sessions, refusals
         self._rights: dict[web.AbstractRoute, Right] = {}
-        self._waiting, self._rates = 0, Rates()
+        self._rates = Rates()
         self._streams: list[_Stream] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._check_soon: asyncio.Handle | None = None
         self._limited_log = RateLimitedLog(log, 60.0)
         self.on_admitted: Callable[[Principal, web.Request], None] = lambda *_: None
         """Called with each request that a credential allows, and with its principal."""
@@ -94,15 +106,18 @@ class Gate:
         if right is None:  # there is no such route, as the answer will say
             return False
         is_on = self._switch.is_on
+        if right.is_public:
+            _check_public_body(request)
         if right.is_public or (is_on is False and not right.needs_credential):
-            known = self._credentials.identify(request)
-            if known is not None and known.kind is not Kind.STRANGER:
-                set_principal(request, known)
+            self._note_sender(request)
             return right.is_stream
         if is_on is None and not await self._switch.wait_known(_KNOWN_S):
             raise Unavailable("this master has not read from etcd yet who may use it; try again in a moment")
         if self._switch.is_on is False and not right.needs_credential:
             return right.is_stream
+        if (refusal := self._session_refusal(request)) is not None:
+            self._note_refusal(request, _STRANGER, refusal)
+            raise Denied(refusal)
         principal = self._credentials.identify(request) or await self._identified_late(request)
         if principal.kind is Kind.STRANGER:
             self._note_refusal(request, principal, "no credential")
@@ -115,16 +130,34 @@ class Gate:
             raise Forbidden(why)
         if principal.kind in _PEOPLE and (wait_s := self._rates.wait_s(str(principal), time.monotonic())) > 0.0:
             raise Overloaded(f"{principal} sends too many requests; try again in {wait_s:.3g} s", wait_s)
-        set_principal(request, principal)
+        self._set_sender(request, principal)
         self.on_admitted(principal, request)
         return right.is_stream
+
+    def _note_sender(self, request: web.Request) -> None:
+        """Note who sent a request that needs no credential, if it has a valid one."""
+        known = None if self._session_refusal(request) is not None else self._credentials.identify(request)
+        if known is not None and known.kind is not Kind.STRANGER:
+            self._set_sender(request, known)
+
+    def _set_sender(self, request: web.Request, principal: Principal) -> None:
+        set_principal(request, principal)
+        if (session := self._sessions.by_id(principal.session)) is not None:
+            self._sessions.note_use(session)
+
+    def _session_refusal(self, request: web.Request) -> str | None:
+        """Why the cookie of a session must not count for this request; None if it may, or if there is none."""
+        if not self._credentials.is_by_cookie(request):
+            return None
+        return self._browsers.session_refusal(request.method, request.headers, is_tls=request.secure)
 
     def _check_headers(self, request: web.Request) -> None:
         headers = request.headers
         for name in _AT_MOST_ONCE:
             if len(headers.getall(name, ())) > 1:
                 raise Invalid(f"the request has more than one header {name}: send one")
-        if (refusal := self._browsers.refusal(headers, is_tls=request.secure)) is not None:
+        is_page = request.method == hdrs.METH_GET and request.path in PAGES
+        if (refusal := self._browsers.refusal(headers, is_tls=request.secure, is_page=is_page)) is not None:
             self._note_refusal(request, _STRANGER, refusal)
             raise Denied(refusal)
         if request.body_exists:
@@ -133,16 +166,17 @@ class Gate:
                 raise web.HTTPUnsupportedMediaType(reason=refusal)
 
     async def _identified_late(self, request: web.Request) -> Principal:
-        """Who sent the request, examined again after a fixed time. Raises Unauthenticated."""
-        if self._waiting < _REFUSALS_MAX:
-            self._waiting += 1
-            try:
-                await asyncio.sleep(_REFUSE_AFTER_S)
-            finally:
-                self._waiting -= 1
-            principal = self._credentials.identify(request)
-            if principal is not None:
-                return principal
+        """Who sent the request, examined again after a time. Raises Unauthenticated, or Unavailable if no credential
+        can be judged yet."""
+        principal = await self._refusals.found_late(
+            request.remote or "", lambda: self._credentials.identify(request)
+        )  # fmt: skip
+        if principal is not None:
+            return principal
+        if not self._credentials.are_known:
+            raise Unavailable(
+                "this master has not read from etcd yet which credentials are valid; try again in a moment"
+            )
         self._limited_log.log(
             logging.WARNING, f"refused an invalid credential from {request.remote}", about=str(request.remote)
         )
@@ -196,8 +230,18 @@ class Gate:
             self._streams = [other for other in self._streams if other is not stream]
 
     def credentials_changed(self, _: str = "") -> None:
-        """A grant changed, or access control was switched: end the streams that are no longer allowed."""
+        """A grant changed: end the streams that are no longer allowed."""
         self._credentials.forget()
+        self.sessions_changed()
+
+    def sessions_changed(self, _: str = "") -> None:
+        """A browser session changed: end the streams that are no longer allowed, once for changes of the same moment,
+        such as those of a listing."""
+        if self._streams and self._check_soon is None:
+            self._check_soon = asyncio.get_running_loop().call_soon(self._end_changed)
+
+    def _end_changed(self) -> None:
+        self._check_soon = None
         self.end_streams()
 
     def end_streams(self) -> None:
@@ -222,8 +266,10 @@ class Gate:
     async def close(self) -> None:
         """End the checks, and write the audit log."""
         await self._audit.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        await self._sessions.close()
+        for timer in (self._timer, self._check_soon):
+            if timer is not None:
+                timer.cancel()
 
     # --- pages of trusted origins ---
 
@@ -243,6 +289,12 @@ class Gate:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin in self._browsers.trusted_origins:
             response.headers.update(cors_headers(str(origin)))
+
+
+def _check_public_body(request: web.Request) -> None:
+    """Raises TooLarge if the body of a request that needs no credential is large, or may be."""
+    if request.body_exists and (request.content_length is None or request.content_length > _PUBLIC_BODY_BYTES_MAX):
+        raise TooLarge(f"the body of this request needs a length, of at most {_PUBLIC_BODY_BYTES_MAX} bytes")
 
 
 def _node_of(request: web.Request) -> str:

@@ -66,6 +66,11 @@ _PUBLIC = Right(is_public=True)
 
 RIGHTS: Mapping[tuple[str, str], Right] = {
     ("GET", "/v1/health"): _PUBLIC,
+    ("GET", "/"): _PUBLIC,
+    ("GET", "/login"): _PUBLIC,
+    ("POST", "/v1/login"): _PUBLIC,
+    ("POST", "/v1/logout"): _READ,
+    ("POST", "/v1/session/code"): _READ,
     ("GET", "/v1/whoami"): Right("viewer", PROGRAMS, for_limited=True),
     ("GET", "/v1/leader"): _READ,
     ("GET", "/v1/masters"): _READ,

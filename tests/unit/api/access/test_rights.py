@@ -43,7 +43,7 @@ def _denied(right: Right, principal: Principal, node: str = "") -> bool:
     return not right.is_public and not right.allows(principal, node)
 
 
-async def test_without_a_credential_nothing_but_health_is_served() -> None:
+async def test_without_a_credential_nothing_but_health_and_the_login_is_served() -> None:
     async with _api(AccessCase()) as (url, session):
         for (method, path), right in RIGHTS.items():
             if right.is_public:
@@ -53,7 +53,9 @@ async def test_without_a_credential_nothing_but_health_is_served() -> None:
                 assert (answer.status, problem["code"]) == (401, "unauthenticated"), (method, path)
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
                 assert "leader_url" not in problem
-        assert [item for item, right in RIGHTS.items() if right.is_public] == [("GET", "/v1/health")]
+        assert [item for item, right in RIGHTS.items() if right.is_public] == [
+            ("GET", "/v1/health"), ("GET", "/"), ("GET", "/login"), ("POST", "/v1/login"),
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -226,7 +228,19 @@ async def test_a_token_that_arrives_a_moment_later_is_accepted() -> None:
         assert (await _ask(session, "GET", f"{url}/v1/whoami", headers))[0] == 200
 
 
-@pytest.mark.parametrize("name", ["Authorization", "Nodectl-Principal", "Origin", "Content-Type"])
+async def test_no_token_is_called_invalid_before_the_grants_were_read() -> None:
+    """A masterd that has just started, or cannot reach etcd, does not know: its clients try again, also elsewhere."""
+    case = AccessCase()
+    headers = case.grant("viewer")
+    [grant_id] = case.masterd.view.grants.items
+    case.revoke(grant_id)
+    case.masterd.view.grants.is_known = False
+    async with _api(case) as (url, session):
+        status, problem = await _ask(session, "GET", f"{url}/v1/whoami", headers)
+        assert (status, problem["code"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Cookie", "Nodectl-Principal", "Origin", "Content-Type"])
 async def test_a_header_that_decides_is_there_once(name: str) -> None:
     """A proxy in front may check the second one, while masterd uses the first one."""
     case = AccessCase()
