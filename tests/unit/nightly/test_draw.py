@@ -54,4 +54,4 @@ def test_seeds_differ_and_each_job_is_drawn_by_some_commit() -> None:
     drawn = [draw(JOBS, str(seed), CI_S) for seed in range(200)]
     assert len({tuple(one.id for one in part.chosen) for part in drawn}) > 50
     often = {one.id: sum(one in part.chosen for part in drawn) for one in JOBS}
-    assert {name: count for name, count in often.items() if count < 10} == {}
+    assert {name: count for name, count in often.items() if count < 4} == {}  # at least one commit in 50
