@@ -14,7 +14,7 @@ from tests.support.masters import Masters
 
 INVENTORY = Inventory.model_validate({"nodes": {f"n{number}": {} for number in range(1, 10)}})
 _SECONDS = 5.0
-_CALLERS = 24
+_CALLERS = 96
 _FACTOR = 5.0
 
 
