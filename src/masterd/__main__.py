@@ -12,10 +12,12 @@ def main() -> int:
     end_quietly_on_signals()
     from masterd import daemon, settings  # here: these imports take a while, and a stop may arrive meanwhile
     from nodestore.daemon import program
-    from nodestore.processes import child_processes
+    from nodestore.processes import child_processes, quick_close
 
     child_processes.utf8_stdio()
     chosen = settings.parse()
+    if chosen.quick_close:
+        quick_close.close_files_first()
     return program.run("masterd", chosen.master, chosen.log_level, daemon.run(chosen))
 
 

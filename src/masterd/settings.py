@@ -115,6 +115,8 @@ class Settings:
     """Endpoints and credentials for maintenance calls, which etcd allows only to root."""
     tls: TlsFiles | None = None
     """The files for the API and for requests to other masterds; None: the API has no TLS."""
+    quick_close: bool = True
+    """Whether a killed masterd's connections are closed before its memory is freed."""
     plain_listen: Address | None = None
     """Where the API also accepts connections without TLS; None: nowhere, if it has TLS."""
 
@@ -241,6 +243,11 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
         "require-credentials",
         text="refuse requests without a credential, even if access control of the cluster is off (nodectl auth enable)",
     )
+    parser.add_flag(
+        "no-quick-close",
+        text="start no second process that makes the kernel close this masterd's connections at once if it is killed "
+        "(Linux)",
+    )
     parser.add_flag("allow-drills", text="allow requests to kill or freeze this masterd while it leads (nodectl drill)")
     return parser
 
@@ -313,6 +320,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         ),
         maintenance=options.maintenance_settings(chosen, etcd),
         tls=tls,
+        quick_close=not chosen.no_quick_close,
         plain_listen=chosen.plain_listen,
     )
 
