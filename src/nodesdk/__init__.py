@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Command,
         ConfigChange,
         GivenUp,
+        HasDocumentNodes,
         HasNodeDocuments,
         HasSecretFields,
         HearsConfig,
@@ -99,6 +100,7 @@ __all__ = [
     "GivenUp",
     "GroupConfig",
     "HasActions",
+    "HasDocumentNodes",
     "HasLog",
     "HasNodeDocuments",
     "HasSecretFields",
@@ -132,8 +134,8 @@ if not TYPE_CHECKING:  # so that a type checker refuses names that do not exist
         name: module
         for module, names in {
             "app": "App",
-            "application": "Application Command ConfigChange GivenUp HasNodeDocuments HasSecretFields HearsConfig "
-            "HearsNodes NodeSeen Transaction View",
+            "application": "Application Command ConfigChange GivenUp HasDocumentNodes HasNodeDocuments HasSecretFields "
+            "HearsConfig HearsNodes NodeSeen Transaction View",
             "driver": "ActionFailed Actual Context Driver DriverAction DriverError HasActions HasLog HasSettings "
             "Settings parse_settings",
             "errors": "Conflict DefinitionError Invalid NodectlError NotFound Refused TooLarge",

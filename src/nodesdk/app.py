@@ -12,13 +12,13 @@ An `App` implements the protocol `Application`, as a class with the methods of t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from nodesdk.application import Application, Command, ConfigChange, NodeSeen, Transaction, View
 from nodesdk.command_models import arguments_model
 from nodesdk.errors import DefinitionError, Invalid
-from nodesdk.json_types import Json
+from nodesdk.json_types import Document, Json
 from nodesdk.models import Inventory, Spec, check_secret_field
 from nodesdk.names import check_name
 
@@ -30,10 +30,12 @@ DesiredFunction = Callable[[Inventory, View, str], Spec | None]
 NodeFunction = Callable[[Transaction, str, NodeSeen], None]
 ConfigFunction = Callable[[Transaction, ConfigChange], None]
 DocumentFunction = Callable[[str], str | None]
+DocumentNodesFunction = Callable[[str, Document], Collection[str] | None]
 DF = TypeVar("DF", bound=DesiredFunction)
 NF = TypeVar("NF", bound=NodeFunction)
 CF = TypeVar("CF", bound=ConfigFunction)
 PF = TypeVar("PF", bound=DocumentFunction)
+DNF = TypeVar("DNF", bound=DocumentNodesFunction)
 
 
 class App:
@@ -149,6 +151,25 @@ class App:
             return self._define("node_document", node, ("node",))
         function = self._functions.get("node_document") or getattr(self._base, "node_document", None)
         return None if function is None else function(node)
+
+    @overload
+    def document_nodes(self, function: DNF, /) -> DNF: ...
+
+    @overload
+    def document_nodes(self, path: str, document: Document) -> Collection[str] | None: ...
+
+    def document_nodes(self, path: Any, document: Any = None) -> Any:
+        """Used as a decorator: define the function `(path, document) -> nodes | None`; see `HasDocumentNodes`.
+
+        Called with a path and a document: return the function's result, or, if that is None, the result of the extended
+        application.
+        """
+        if callable(path):
+            return self._define("document_nodes", path, ("path", "document"))
+        for function in (self._functions.get("document_nodes"), getattr(self._base, "document_nodes", None)):
+            if function is not None and (nodes := function(path, document)) is not None:
+                return nodes
+        return None
 
     def on_node_change(self, function: NF) -> NF:
         """Decorate the function `(tx, node, seen)` that reacts to changes of nodes; see `HearsNodes`."""

@@ -10,7 +10,7 @@ handlers and cannot diverge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -177,6 +177,20 @@ class HasNodeDocuments(Protocol):
         """Path of the document that belongs to `node`; None if there is no such document.
 
         GET /v1/nodes returns this document with the node. Runs in the event loop: pure, returns at once, never raises.
+        """
+        ...
+
+
+@runtime_checkable
+class HasDocumentNodes(Protocol):
+    """Optional part of an application: says which nodes a document concerns, also those that it will concern later."""
+
+    def document_nodes(self, path: str, document: Document) -> Collection[str] | None:
+        """The nodes that may be changed by what this document holds; None if this part of the application cannot say.
+
+        Credentials that are limited to groups of nodes may write a document only if it concerns only nodes of these
+        groups. None: the document that belongs to a node concerns that node; another one concerns the nodes whose spec
+        depends on it now, and may not be written by such a credential if there is none. Pure, returns at once.
         """
         ...
 

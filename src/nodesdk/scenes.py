@@ -78,6 +78,13 @@ class BuiltinApp:
     def node_document(self, node: str) -> str | None:
         return NODES + node
 
+    def document_nodes(self, path: str, document: Document) -> list[str] | None:
+        """A scene concerns the nodes that it names: whoever applies it may be allowed more than who saved it."""
+        if path.startswith(NODES):
+            return [path.removeprefix(NODES)]
+        nodes = document.get("nodes")
+        return list(nodes) if path.startswith(SCENES) and isinstance(nodes, dict) else None
+
     def desired(self, config: Inventory, view: View, node: str) -> Spec | None:
         driver, base = self._base(config, node)
         if driver is None:

@@ -451,6 +451,7 @@ class Api:
                 requests, deadline=min(deadline_of(request), time.monotonic() + _COMMIT_S),
                 is_wanted=lambda: not disconnected(request),
             )  # fmt: skip
+            self._gate.record_refusals(request, [outcome.error for outcome in outcomes])
             lost = [outcome.error for outcome in outcomes if isinstance(outcome.error, LeadershipLost)]
             if len(lost) == len(outcomes):
                 raise lost[0]  # no command was run, so the router may send all of them to the next leader
@@ -473,7 +474,10 @@ class Api:
             )  # fmt: skip
             if outcome.error is not None and not isinstance(outcome.error, ResultForgotten):
                 raise outcome.error
-            return self._json(_settled(outcome))
+            settled = _settled(outcome)
+            if not shows_secrets(request):  # who asks need not be the one who sent the command
+                settled["result"] = (await self._sources.secrets()).fields.masked(settled["result"])
+            return self._json(settled)
 
         return await self._leader_router.run_on_leader(request, ask)
 

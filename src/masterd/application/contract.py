@@ -6,7 +6,7 @@ An application is a `nodesdk.App`, or an instance of a class with the methods of
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -15,6 +15,7 @@ from nodesdk.application import (
     Command,
     ConfigChange,
     GivenUp,
+    HasDocumentNodes,
     HasNodeDocuments,
     HearsConfig,
     HearsNodes,
@@ -23,18 +24,21 @@ from nodesdk.application import (
     View,
 )
 from nodestore.errors import Invalid
+from nodestore.support.jsonio import Document
 
 __all__ = [
     "Application",
     "Command",
     "ConfigChange",
     "GivenUp",
+    "HasDocumentNodes",
     "HasNodeDocuments",
     "HearsConfig",
     "HearsNodes",
     "NodeSeen",
     "Transaction",
     "View",
+    "document_nodes",
     "load_application",
     "node_document",
 ]
@@ -45,6 +49,13 @@ def node_document(application: Application, node: str) -> str | None:
     # getattr: isinstance with a protocol takes about 10 us, and this runs for every node of every view.
     method: Callable[[str], str | None] | None = getattr(application, "node_document", None)
     return None if method is None else method(node)
+
+
+def document_nodes(application: Application, path: str, document: Document) -> set[str] | None:
+    """The nodes that a document concerns; None if the application does not say. Raises what the application raises."""
+    method: Callable[[str, Document], Collection[str] | None] | None = getattr(application, "document_nodes", None)
+    found = None if method is None else method(path, document)
+    return None if found is None else set(found)
 
 
 def load_application(name: str) -> Application:

@@ -21,12 +21,13 @@ from masterd.application.contract import Application, Command, ConfigChange, Giv
 from masterd.application.secret_fields import declared_fields, marked_arguments
 from masterd.state_machine.actions import ACTION_DONE, COMMON_COMMANDS
 from masterd.state_machine.closed_ids import COMMAND_CLOSE, closing_record, is_closed
+from masterd.state_machine.group_limits import GroupLimits
 from masterd.state_machine.remembered import check_same_request, request_digest
 from masterd.state_machine.specs import DerivedSpec, SpecDeriver
 from masterd.state_machine.state import State, document_size, needs_preparation, pending_after, prepare_record
 from masterd.state_machine.transaction import Overlay
 from masterd.state_machine.views import actions_view
-from nodestore.errors import Conflict, Forbidden, IdClosed, Invalid, NodectlError, NotFound, TooLarge, TooOld
+from nodestore.errors import Conflict, IdClosed, Invalid, NodectlError, NotFound, TooLarge, TooOld
 from nodestore.schema.entry_codec import decode_record, encode_record
 from nodestore.schema.limits import ACTOR_BYTES_MAX, COMMAND_ID_BYTES_MAX, COMMAND_NAME_BYTES_MAX, check_text, shortened
 from nodestore.schema.models import Action, ConfigRecord, Inventory, Term
@@ -185,7 +186,12 @@ class Batch:
         try:
             derived = self.spec_deriver.update(self.overlay.config, transaction, affected)
             if request.groups:
-                self._check_groups(request, {*derived, *transaction.actions})
+                limits = GroupLimits(
+                    request.actor, request.groups, self.overlay.config, self.application,
+                    lambda path: self.spec_deriver.affected([path]),
+                )  # fmt: skip
+                limits.check_nodes({*derived, *transaction.actions})
+                limits.check_documents(transaction.writes, self.overlay.get)
             self._check_specs(derived)
             growth = self._check_state_size(request.name, transaction, specs_bytes)
             record, raw = self._encode(self._record(request, result, transaction, derived))
@@ -477,16 +483,6 @@ class Batch:
                 raise TooLarge(
                     f"the desired state of node {node} would have {item.size_bytes} bytes; "
                     f"the limit is {self.limits.spec_bytes_max}"
-                )
-
-    def _check_groups(self, request: CommandRequest, nodes: set[str]) -> None:
-        """Forbidden if the command changes the spec of a node outside the sender's groups, or requests its action."""
-        allowed, config = set(request.groups), self.overlay.config
-        for node in sorted(nodes):
-            if allowed.isdisjoint(config.groups_of(node)):
-                raise Forbidden(
-                    f"{request.actor} may not change node {node}: its credential is limited to nodes of "
-                    f"{', '.join(request.groups)}; nothing has changed"
                 )
 
     def _check_state_size(self, name: str, transaction: Overlay, specs_bytes_before: int) -> int:

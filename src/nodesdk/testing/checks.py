@@ -10,7 +10,16 @@ from typing import Any, Literal
 from masterd.state_machine.batch import Batch, CommandRequest
 from masterd.state_machine.specs import SpecDeriver
 from masterd.state_machine.state import State
-from nodesdk.application import Application, Command, HasNodeDocuments, HearsConfig, HearsNodes, Transaction, View
+from nodesdk.application import (
+    Application,
+    Command,
+    HasDocumentNodes,
+    HasNodeDocuments,
+    HearsConfig,
+    HearsNodes,
+    Transaction,
+    View,
+)
 from nodesdk.errors import NodectlError
 from nodesdk.json_types import Json
 from nodesdk.models import Inventory, Spec
@@ -100,6 +109,8 @@ class _Watched:
             self.config_changed = app.config_changed
         if isinstance(app, HasNodeDocuments):
             self.node_document = app.node_document
+        if isinstance(app, HasDocumentNodes):
+            self.document_nodes = app.document_nodes
 
     def commands(self) -> Mapping[str, Command]:
         offered = self.app.commands()

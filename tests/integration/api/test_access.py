@@ -93,6 +93,13 @@ async def _try_limits(admin: Client, url: str) -> None:
         with pytest.raises(Forbidden, match="this needs the role maintainer or admin"):
             await panel.config_apply(INVENTORY.model_dump(mode="json"))
         assert "n2" not in str(await panel.documents())
+    unnamed = await admin.token_create("left", "operator", groups=["left"], lasts_s=3600.0)
+    async with Client(url, token=unnamed["token"]) as left:
+        await left.scene_save("mine", {"n1": {"x": 3}})
+        with pytest.raises(Forbidden, match="may not change the document scenes/both, which concerns node n2"):
+            await left.scene_save("both", {"n1": {"x": 3}, "n2": {"x": 3}})
+    refused = [entry["detail"] for _, entry in await admin.audit() if entry["principal"] == "token:left"]
+    assert any("scenes/both" in detail for detail in refused)
     assert (await admin.node("n1"))["document"] == {"x": 2}
 
 

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from aiohttp import hdrs, web
@@ -204,6 +204,12 @@ class Gate:
             if (refusal := command_refusal(principal, command.name, command.args)) is not None:
                 self._note_refusal(request, principal, refusal)
                 raise Forbidden(refusal)
+
+    def record_refusals(self, request: web.Request, errors: Iterable[Exception | None]) -> None:
+        """Record the commands of the request that the leader refused because of the limits of their sender."""
+        for error in errors:
+            if isinstance(error, Forbidden):
+                self._note_refusal(request, principal_of(request), str(error))
 
     def _note_refusal(self, request: web.Request, principal: Principal, why: str) -> None:
         known = principal if principal.address else replace(principal, address=request.remote or "")
