@@ -67,7 +67,7 @@ units: $(STAMP)  ## a part of nightly: PCs that boot the shipped units by a real
 drivers: $(STAMP)  ## a part of nightly: the shipped drivers keep their whole contract
 	$(BIN)/python -m tests.nightly --target=$@
 
-browser: $(STAMP)  ## a part of nightly: pages of strangers in a real Chromium, which can send and read nothing
+browser: $(STAMP)  ## a part of nightly: logins in a real Chromium, and pages of strangers, which can send and read nothing
 	$(BIN)/python -m tests.nightly --target=$@
 
 deep: $(STAMP)  ## a part of nightly: a wider search of the model, twenty times as many random cases

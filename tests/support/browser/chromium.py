@@ -36,22 +36,43 @@ def find_chromium() -> str:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[None]:
-    """A browser that shows this page. It ends with the block; if the block fails, its log is printed."""
+async def opened(url: str, *options: str, authority: Path | None = None) -> AsyncIterator[Path]:
+    """A browser that shows this page; its profile. It ends with the block; if the block fails, its log is printed.
+
+    options: further ones. authority: a certificate that it trusts, imported as docs/security.md shows it.
+    """
     with tempfile.TemporaryDirectory(prefix="nodectl-chromium-", ignore_cleanup_errors=True) as profile:
         log = Path(profile) / "test.log"
+        if authority is not None:
+            await _trust(authority, Path(profile))
         with log.open("wb") as output:
             browser = await asyncio.create_subprocess_exec(
-                find_chromium(), *_OPTIONS, *_sandbox(), f"--user-data-dir={profile}", url,
+                find_chromium(), *_OPTIONS, *_sandbox(), *options, f"--user-data-dir={profile}", url,
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, "HOME": profile},
             )  # fmt: skip
         try:
-            yield
+            yield Path(profile)
         except BaseException:
             print(f"--- chromium\n{log.read_text('utf-8', 'replace')[-5000:]}", file=sys.stderr)  # noqa: T201 - pytest
             raise
         finally:
             await _end(browser)
+
+
+async def _trust(authority: Path, home: Path) -> None:
+    """Import the certificate of an authority for a user with this home. Skips the test without certutil."""
+    program = shutil.which("certutil")
+    if program is None:
+        pytest.skip("certutil is not installed: on Debian, apt-get install libnss3-tools")
+    folder = home / ".pki" / "nssdb"
+    folder.mkdir(parents=True)
+    for arguments in (("-N", "--empty-password"), ("-A", "-t", "C,,", "-n", "plant", "-i", str(authority))):
+        done = await asyncio.create_subprocess_exec(
+            program, "-d", f"sql:{folder}", *arguments,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await done.communicate()
+        assert done.returncode == 0, output.decode("utf-8", "replace")
 
 
 def _sandbox() -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +48,15 @@ class Visit:
 class Stranger:
     """Serves the page. Use `async with Stranger.serving() as stranger`."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         app = web.Application()
         app.router.add_get("/", self._page)
         app.router.add_post("/move", self._move)
         app.router.add_post("/report", self._take_report)
-        self._server = TestServer(app, host="127.0.0.1")
+        self._server = TestServer(app, host="127.0.0.1", port=port or None)
         self._tap = Tap()
         self._settings: dict[str, str] = {}
+        self._cookies: list[str] = []
         self._master_port = 0
         self._report: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
@@ -67,6 +69,33 @@ class Stranger:
             yield stranger
         finally:
             await stranger._server.close()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def serving_with_tls(cls, context: ssl.SSLContext, port: int) -> AsyncIterator[Self]:
+        """As another web server on the PC of a master: a browser sends it the cookies of that host."""
+        stranger = cls(port)
+        await stranger._server.start_server(ssl=context)
+        try:
+            yield stranger
+        finally:
+            await stranger._server.close()
+
+    def prepare(self, master: str) -> str:
+        """The URL of the page, which tries to use the master at this URL without a tap. Only with TLS."""
+        self._report = asyncio.get_running_loop().create_future()
+        url = f"https://127.0.0.1:{self._server.port}"
+        self._settings = {"target": master, "moveUrl": "", "reportUrl": f"{url}/report"}
+        return f"{url}/"
+
+    async def reported(self) -> dict[str, dict[str, Any]]:
+        """What the prepared page could read, by attempt."""
+        async with asyncio.timeout(_PATIENCE_S):
+            return await self._report
+
+    def cookies_seen(self) -> list[str]:
+        """The cookies that the browser has sent to this server."""
+        return self._cookies
 
     @property
     def origin(self) -> str:
@@ -109,7 +138,8 @@ class Stranger:
     def _missing(self) -> str:
         return f"all of {sorted(ATTEMPTS)} are answered: {self._tap.exchanges()}"
 
-    async def _page(self, _: web.Request) -> web.Response:
+    async def _page(self, request: web.Request) -> web.Response:
+        self._cookies += request.headers.getall("Cookie", [])
         text = _PAGE.replace("SETTINGS", json.dumps(self._settings), 1)
         return _once(web.Response(text=text, content_type="text/html", headers={"Cache-Control": "no-store"}))
 
