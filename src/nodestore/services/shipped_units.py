@@ -32,6 +32,8 @@ _MASTERD = """masterd as a systemd service: on each PC that may be master. Insta
   NODECTL_TLS_CERT=/etc/nodectl/tls/pc1.crt
   NODECTL_TLS_KEY=/etc/nodectl/tls/pc1.key
   NODECTL_TLS_CRL=/etc/nodectl/tls/ca.crl
+  NODECTL_MAINTENANCE_CERT=/etc/nodectl/tls-maintenance/pc1.crt
+  NODECTL_MAINTENANCE_KEY=/etc/nodectl/tls-maintenance/pc1.key
   NODECTL_MAX_TXN_OPS=4096
   NODECTL_MAX_REQUEST_BYTES=8388608
 A stop takes a leader 4 s at most to hand over, then a few more to resign if etcd does not answer."""

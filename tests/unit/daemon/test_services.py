@@ -48,7 +48,8 @@ def test_masterd_takes_the_example_environment(tmp_path: Path) -> None:
         4096,
         8 << 20,
     )
-    assert len(example) == 13
+    assert chosen.maintenance.cert == Path(example["NODECTL_MAINTENANCE_CERT"])
+    assert len(example) == 15
 
 
 def test_noded_takes_the_example_environment(tmp_path: Path) -> None:
