@@ -36,7 +36,8 @@ async def main():
             result = await getattr(services, call)(argument)
         except NodectlError as error:
             result = f"error: {error}"
-        results.append([result.state, result.pid, result.detail] if call == "status" else result)
+        is_status = call == "status" and not isinstance(result, str)
+        results.append([result.state, result.pid, result.detail] if is_status else result)
     print(json.dumps(results))
 
 asyncio.run(main())
