@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
-from msgspec import structs
+from msgspec import Raw, structs
 
 from masterd.state_machine.remembered import RememberedResult
 from masterd.state_machine.state import AdoptedConfig, State, VersionedDocument, document_size
@@ -16,6 +17,8 @@ from nodestore.schema.records import MarkStruct
 from nodestore.support.jsonio import dumps, encoded_plain, loads
 
 CHUNK_BYTES = 256 << 10
+_IDS_TOGETHER = 16
+"""So many ids and results, of at most 4 KiB each, are encoded at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Image:
 def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
     """The image as JSON chunks, each of which can be decoded alone.
 
-    A chunk has about `chunk_bytes` bytes at most, unless it holds one item that is larger.
+    A chunk has about `chunk_bytes` bytes at most, unless it holds one item, or some ids, that are larger.
     """
     adopted = image.adopted
     yield dumps(
@@ -77,41 +80,43 @@ def encode_image(image: Image, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes
         }
     )  # fmt: skip
     # Generators, so that each chunk is encoded when it is requested: the caller yields to the event loop in between.
-    specs = ((node, dumps([mark.generation, mark.hash])) for node, mark in image.specs.items())
-    documents = ((path, dumps([doc.index, doc.value])) for path, doc in image.documents.items())
-    ids = ((name, _encode_remembered(known)) for name, known in image.ids.items())
+    ids = ((name, (known.index, known.time, Raw(known.encoded or b"null"))) for name, known in image.ids.items())
     # Parts of their own, not in `ids`: old versions read `ids` in exactly this form, and skip parts they do not know.
-    digests = ((name, dumps(known.digest.hex())) for name, known in image.ids.items() if known.digest is not None)
-    by_index = ((name, b"1") for name, known in image.ids.items() if known.by_index)
+    digests = ((name, known.digest.hex()) for name, known in image.ids.items() if known.digest is not None)
+    by_index = ((name, 1) for name, known in image.ids.items() if known.by_index)
+    specs = ((node, (mark.generation, mark.hash)) for node, mark in image.specs.items())
+    documents = ((path, (doc.index, Raw(dumps(doc.value)))) for path, doc in image.documents.items())
     actions = (
-        (node, dumps([action.model_dump(mode="json") for action in todo])) for node, todo in image.actions.items()
+        (node, Raw(dumps([action.model_dump(mode="json") for action in todo]))) for node, todo in image.actions.items()
     )
-    yield from _parts("specs", specs, chunk_bytes)
-    yield from _parts("documents", documents, chunk_bytes)
-    yield from _parts("ids", ids, chunk_bytes)
-    yield from _parts("digests", digests, chunk_bytes)
-    yield from _parts("by_index", by_index, chunk_bytes)
-    yield from _parts("actions", actions, chunk_bytes)
+    yield from _chunks("specs", _encoded(specs), chunk_bytes)
+    yield from _chunks("documents", _encoded(documents), chunk_bytes)
+    yield from _chunks("ids", _encoded(ids, _IDS_TOGETHER), chunk_bytes)
+    yield from _chunks("digests", _encoded(digests, _IDS_TOGETHER), chunk_bytes)
+    yield from _chunks("by_index", _encoded(by_index, _IDS_TOGETHER), chunk_bytes)
+    yield from _chunks("actions", _encoded(actions), chunk_bytes)
 
 
-def _encode_remembered(known: RememberedResult) -> bytes:
-    return b"[%d,%b,%b]" % (known.index, dumps(known.time), known.encoded or b"null")
+def _encoded(items: Iterable[tuple[str, Any]], together: int = 1) -> Iterator[bytes]:
+    """The members of a JSON object, `together` of them in each piece: many at once take a third of the time."""
+    rest = iter(items)
+    while group := dict(islice(rest, together)):
+        yield encoded_plain(group)[1:-1]
 
 
-def _parts(part: str, items: Iterable[tuple[str, bytes]], chunk_bytes: int) -> Iterator[bytes]:
-    """The chunks of one part. items: their values are JSON."""
+def _chunks(part: str, pieces: Iterable[bytes], chunk_bytes: int) -> Iterator[bytes]:
+    """The chunks of one part. pieces: the members of its object `items`."""
     opening = dumps({"v": 1, "part": part})[:-1] + b',"items":{'
-    pieces: list[bytes] = []
+    taken: list[bytes] = []
     size = 0
-    for key, value in items:
-        piece = dumps(key) + b":" + value
-        if pieces and size + len(piece) > chunk_bytes:
-            yield opening + b",".join(pieces) + b"}}"
-            pieces, size = [], 0
-        pieces.append(piece)
+    for piece in pieces:
+        if taken and size + len(piece) > chunk_bytes:
+            yield opening + b",".join(taken) + b"}}"
+            taken, size = [], 0
+        taken.append(piece)
         size += len(piece) + 1
-    if pieces:
-        yield opening + b",".join(pieces) + b"}}"
+    if taken:
+        yield opening + b",".join(taken) + b"}}"
 
 
 def load_chunk(state: State, raw: bytes, where: str) -> None:
