@@ -1,4 +1,4 @@
 """Which PCs have a member of etcd: decides one change at a time, and carries it out. Read `decide.py` first.
 
-May import pc and nodestore.
+May import agent, pc and nodestore.
 """

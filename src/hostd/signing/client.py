@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import re
 import ssl
 import time
@@ -17,7 +18,7 @@ from typing import TypeVar
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
-from hostd.signing.messages import AuthorityAnswer, JoinAnswer, JoinRequest, Problem
+from hostd.signing.messages import AuthorityAnswer, JoinAnswer, JoinRequest, LeaveAnswer, Problem
 from nodestore.errors import Denied, NodectlError, Unavailable, from_code
 
 B = TypeVar("B", bound=BaseModel)
@@ -70,6 +71,10 @@ class SignerClient:
         context = ssl.create_default_context(cadata=authority)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return await self._request("POST", "/v1/join", context, request, JoinAnswer)
+
+    async def leave(self, tls: ssl.SSLContext) -> bool:
+        """Ask to leave the cluster; return whether it has forgotten this PC. tls: with the certificate of its hostd."""
+        return (await self._request("POST", "/v1/leave", tls, None, LeaveAnswer)).left
 
     async def _request(
         self, method: str, path: str, context: ssl.SSLContext, body: BaseModel | None, answer: type[B]
@@ -132,4 +137,5 @@ def _closed(address: str) -> str:
 
 def _plain(error: Exception) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    number = getattr(cause, "errno", None)  # asyncio's own text repeats the address
+    return os.strerror(number) if number and number > 0 else str(cause) or type(cause).__name__

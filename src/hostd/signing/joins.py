@@ -16,11 +16,12 @@ from hostd.agent.link import listed_members
 from hostd.pc.host_file import HostFile
 from hostd.pc.identities import KINDS_OF, addresses_of, fingerprint, subjects_of
 from hostd.pc.layout import Layout
+from hostd.placement.changes import set_state, wait_until_left
 from hostd.signing.messages import JoinAnswer, JoinRequest
 from nodestore.cluster.join_tokens import JoinTokens
 from nodestore.cluster.settled_writes import swap
 from nodestore.cluster.store_access import StoreAccess
-from nodestore.errors import Conflict, Denied, Invalid
+from nodestore.errors import Conflict, Denied, Invalid, NotFound, TimedOut
 from nodestore.etcd.session import Etcd, cmp_mod, op_put
 from nodestore.pki.authority import Authorities
 from nodestore.schema.host_models import HostKind, url_host
@@ -32,6 +33,7 @@ from nodestore.support.tokens import Token, is_secret, parse_join_token
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 10
+_LEAVE_WAIT_S = 30.0
 HOSTS_MAX = 64
 
 
@@ -67,6 +69,17 @@ class Joins:
                 signers=self._host.signers,
                 members_wanted=self._host.members_wanted,
             )
+
+    async def leave(self, host: str) -> bool:
+        """Mark the PC for removal, and wait a while; return whether the cluster has forgotten it."""
+        try:
+            await set_state(self._etcd, self._keys, host, "leaving")
+            await wait_until_left(self._etcd, self._keys, host, _LEAVE_WAIT_S, lambda _: None)
+        except NotFound:
+            return True
+        except TimedOut:
+            return False
+        return True
 
     def _checked(self, request: JoinRequest) -> str:
         """The fingerprint of the key of the PC's hostd. Raises Invalid if something in the request cannot be."""

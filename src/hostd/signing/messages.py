@@ -38,6 +38,12 @@ class JoinAnswer(BaseModel):
     members_wanted: int
 
 
+class LeaveAnswer(BaseModel):
+    """What became of a request to leave. left: the cluster has forgotten the PC."""
+
+    left: bool
+
+
 class Problem(BaseModel):
     """Why a request was refused. code: that of the error."""
 

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ValidationError
 from hostd.pc.host_file import HostFile
 from hostd.pc.layout import Layout
 from hostd.signing.joins import Joins
-from hostd.signing.messages import AuthorityAnswer, JoinRequest, Problem
+from hostd.signing.messages import AuthorityAnswer, JoinRequest, LeaveAnswer, Problem
 from nodestore.daemon.followed_tls import FollowedTls
 from nodestore.errors import Denied, Invalid, NodectlError, Overloaded
+from nodestore.pki.identity import PeerIdentity, peer_identity_of
 from nodestore.schema.models import first_problem
 
 log = logging.getLogger(__name__)
@@ -35,12 +36,13 @@ Handler = Callable[[web.Request], Awaitable[BaseModel]]
 class SignerApi:
     """The application that serves the port."""
 
-    def __init__(self, layout: Layout, joins: Joins) -> None:
-        self._layout, self._joins = layout, joins
+    def __init__(self, layout: Layout, joins: Joins, is_revoked: Callable[[bytes | None], bool]) -> None:
+        self._layout, self._joins, self._is_revoked = layout, joins, is_revoked
         self._running = 0
         self.app = web.Application(client_max_size=BODY_BYTES_MAX)
         self.app.router.add_get("/v1/authority", self._answered(self._authority))
         self.app.router.add_post("/v1/join", self._answered(self._join))
+        self.app.router.add_post("/v1/leave", self._answered(self._leave))
 
     async def _authority(self, _: web.Request) -> BaseModel:
         text = await asyncio.to_thread((self._layout.tls("hostd") / "ca.crt").read_text, "ascii")
@@ -52,6 +54,20 @@ class SignerApi:
         except ValidationError as error:
             raise Invalid(first_problem(error)) from None
         return await self._joins.join(wanted, request.remote or "")
+
+    async def _leave(self, request: web.Request) -> BaseModel:
+        """Mark the PC that asks for removal, and wait a while for its end. Its certificate says which PC it is."""
+        identity = self._peer_of(request)
+        if identity is None or identity.kind != "hostd":
+            raise Denied("this needs the certificate of the hostd of the PC that leaves")
+        return LeaveAnswer(left=await self._joins.leave(identity.name))
+
+    def _peer_of(self, request: web.Request) -> PeerIdentity | None:
+        """Whom the verified certificate of the sender names. None if there is none, or if it is revoked."""
+        connection = None if request.transport is None else request.transport.get_extra_info("ssl_object")
+        if connection is None or self._is_revoked(connection.getpeercert(binary_form=True)):
+            return None
+        return peer_identity_of(connection.getpeercert())
 
     def _answered(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -82,11 +98,19 @@ def _json(body: BaseModel, status: int) -> web.Response:
     return web.Response(body=body.model_dump_json().encode(), status=status, content_type="application/json")
 
 
+def _revocations(tls: FollowedTls) -> Callable[[bytes | None], bool]:
+    """Returns whether a certificate is revoked by the list that is in force now."""
+    server = tls.server
+    if server is None:
+        raise Invalid("the signer has no certificate")
+    return server.is_revoked
+
+
 @asynccontextmanager
 async def serving(layout: Layout, host: HostFile, joins: Joins, tls: FollowedTls) -> AsyncIterator[None]:
     """Serve the port of this signer. Raises NodectlError if the port is taken."""
     options: dict[str, Any] = {"access_log": None, "handle_signals": False, "handler_cancellation": True}
-    runner = web.AppRunner(SignerApi(layout, joins).app, **options)
+    runner = web.AppRunner(SignerApi(layout, joins, _revocations(tls)).app, **options)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host.address, host.ports.host, ssl_context=tls.server, reuse_address=True)

@@ -80,6 +80,7 @@ def explain(error: BaseException) -> Explanation:
                 if reference := getattr(error, "reference", ""):  # a command: see CommandOutcomeUnknown
                     hint = f"`nodectl command-outcome {shlex.quote(reference)}` settles whether it took effect"
                 names_remedy = kind is Unavailable and "`nodectl " in message  # a pause, for example: masterds do run
+                hint = getattr(error, "hint", hint)  # that of a command which knows better: see commands/hosts
                 return Explanation(code, message, "" if names_remedy else hint)
     if isinstance(error, KeyboardInterrupt):
         return Explanation(ExitCode.INTERRUPTED, "")

@@ -35,25 +35,30 @@ class LabPc:
         self.layout = Layout.of(self.root)
         self.services = ProcessServices(self.layout.services)
 
-    def nodectl(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run nodectl on this PC to its end."""
+    def nodectl(
+        self, *arguments: str, stdin: str | None = None, killed_after: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run nodectl on this PC to its end. killed_after: a step of `init` or `join`, after which it is killed."""
+        module = ["nodectl"] if killed_after is None else ["tests.support.pcs.interrupted", killed_after]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("NODECTL_")}
         environment |= {"NODECTL_ALLOW_OLD_ETCD": "1", "NODECTL_ROOT": str(self.root), **QUICK, "COLUMNS": "200"}
         return subprocess.run(
-            [sys.executable, "-m", "nodectl", *arguments], env=environment, capture_output=True, text=True,
+            [sys.executable, "-m", *module, *arguments], env=environment, capture_output=True, text=True,
             timeout=_TIMEOUT_S, input=stdin, check=False,
         )  # fmt: skip
 
-    def init(self, *options: str) -> subprocess.CompletedProcess[str]:
+    def init(self, *options: str, killed_after: str | None = None) -> subprocess.CompletedProcess[str]:
         return self.nodectl(
             "host", "init", "--name", "wall", "--address", self.address, "--host", self.name, "--etcd", str(self.etcd),
-            "--services", "processes", *options,
+            "--services", "processes", *options, killed_after=killed_after,
         )  # fmt: skip
 
-    def join(self, signer: str, token: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def join(
+        self, signer: str, token: str, *options: str, killed_after: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return self.nodectl(
             "host", "join", signer, "--token", token, "--address", self.address, "--host", self.name,
-            "--etcd", str(self.etcd), "--services", "processes", *options,
+            "--etcd", str(self.etcd), "--services", "processes", *options, killed_after=killed_after,
         )  # fmt: skip
 
     def report(self) -> HostActual | None:

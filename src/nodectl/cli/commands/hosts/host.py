@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nodectl.cli.commands.hosts import changes, tokens
 from nodectl.cli.commands.hosts.options import (
     EtcdOption,
     HostdOption,
@@ -24,6 +23,8 @@ from nodectl.cli.commands.hosts.options import (
     default_services,
     find_etcd,
     host_name,
+    progress_lines,
+    run,
 )
 from nodectl.terminal.output import Output
 from nodestore.errors import Invalid
@@ -37,6 +38,8 @@ app = typer.Typer(
 )  # fmt: skip
 
 _MEMBERS = (1, 3, 5)
+changes.add_to(app)
+app.add_typer(tokens.app, name="token")
 
 
 @app.command("init")
@@ -72,7 +75,7 @@ def init(
         hostd_options=checked_hostd_options(hostd_options),
     )  # fmt: skip
     out, layout, began = Output(), Layout.of(root), time.monotonic()
-    token = asyncio.run(begin(layout, wish, Steps(_progress(out))))
+    token = run(begin(layout, wish, Steps(progress_lines(out))))
     out.took_effect()
     out.note(f"the cluster {name} runs after {time.monotonic() - began:.0f} s")
     _show_next(out, layout.client_config, token, wish.address, wish.ports.host)
@@ -132,7 +135,7 @@ def join(
         ports=checked_ports(ports), hostd_options=checked_hostd_options(hostd_options),
     )  # fmt: skip
     out, began = Output(), time.monotonic()
-    actual = asyncio.run(become_part(Layout.of(root), wish, Steps(_progress(out))))
+    actual = run(become_part(Layout.of(root), wish, Steps(progress_lines(out))))
     out.took_effect()
     out.note(f"{wish.host} has joined after {time.monotonic() - began:.0f} s")
     for problem in actual.problems:
@@ -152,8 +155,3 @@ def _token(text: str | None, file: Path | None) -> str:
     if text is None:
         return str(typer.prompt("Token", hide_input=True))
     return text
-
-
-def _progress(out: Output) -> Callable[[str], None]:
-    """Shows each finished step on a line."""
-    return lambda line: out.note(f"  {line}")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from nodestore.errors import Invalid, NotFound
+from nodectl.terminal.output import Output
+from nodestore.errors import Invalid, NodectlError, NotFound
 
 if TYPE_CHECKING:
     from hostd.pc.host_file import ManagerKind
     from nodestore.schema.host_models import HostPorts
+
+T = TypeVar("T")
 
 RootOption = Annotated[
     Path | None,
@@ -52,6 +57,20 @@ HostdOption = Annotated[
     ),
 ]  # fmt: skip
 MANAGERS = ("systemd", "nssm", "processes")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run the work of a command. Its errors say what to do: the general hints are about clients of a cluster."""
+    try:
+        return asyncio.run(work)
+    except NodectlError as error:
+        error.hint = ""  # type: ignore[attr-defined]
+        raise
+
+
+def progress_lines(out: Output) -> Callable[[str], None]:
+    """Shows each finished step on a line."""
+    return lambda line: out.note(f"  {line}")
 
 
 def default_services() -> str:
