@@ -18,7 +18,7 @@ def main() -> int:
     chosen = settings.parse()
     if chosen.quick_close:
         quick_close.close_files_first()
-    return program.run("masterd", chosen.master, chosen.log_level, daemon.run(chosen))
+    return program.run("masterd", chosen.master, chosen.log_level, daemon.run(chosen), chosen.log_file)
 
 
 if __name__ == "__main__":

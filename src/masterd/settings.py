@@ -19,6 +19,7 @@ from masterd.upkeep.space_plan import SpaceSettings
 from masterd.upkeep.store_budget import StoreBudget
 from nodestore.cluster.store_identity import MarkFile, MarkMemory
 from nodestore.daemon import options
+from nodestore.daemon.log_target import LogFileSettings, add_log_file, log_file_settings
 from nodestore.errors import Invalid, NodectlError
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS as SHIPPED
 from nodestore.etcd.session import EtcdSettings
@@ -110,6 +111,8 @@ class Settings:
     application: str
     log_level: str
     log_level_file: Path | None = None
+    log_file: LogFileSettings | None = None
+    """Where the log goes; None: to stderr."""
     master_settings: MasterSettings
     maintenance: EtcdSettings
     """Endpoints and credentials for maintenance calls, which etcd allows only to root."""
@@ -148,6 +151,7 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     )
     parser.add_option("id", _master, meta="NAME", text="this masterd's name, as in the configuration")
     options.add_common(parser)
+    add_log_file(parser)
     parser.add_option("listen", _listen, default="127.0.0.1:8401", meta="HOST:PORT", text="address of the HTTP API")
     _add_tls(parser)
     parser.add_option(
@@ -301,6 +305,7 @@ def _settings(chosen: argparse.Namespace) -> Settings:
         application=chosen.app,
         log_level=options.read_log_level(chosen.log_level_file, chosen.log_level),
         log_level_file=chosen.log_level_file,
+        log_file=log_file_settings(chosen),
         master_settings=MasterSettings(
             lease_ttl_s=chosen.lease_ttl,
             timing=_timing(chosen),

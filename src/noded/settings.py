@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noded.reconcile.agent import AgentTiming
+from nodestore.daemon.log_target import LogFileSettings, add_log_file, log_file_settings
 from nodestore.daemon.options import Parser, add_common, etcd_settings, read_log_level, read_option_file
 from nodestore.errors import Invalid
 from nodestore.etcd.session import EtcdSettings
@@ -35,6 +36,8 @@ class Settings:
     log_level: str
     reboot_command: tuple[str, ...] | None = None
     log_level_file: Path | None = None
+    log_file: LogFileSettings | None = None
+    """Where the log goes; None: to stderr."""
     tls: TlsFiles | None = None
     """The files for connections to masters at https URLs; None: the system's certificate authorities are trusted."""
 
@@ -78,6 +81,7 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
         text="command that the action reboot runs to reboot the PC (default: none, and the action fails)",
     )
     add_common(parser)
+    add_log_file(parser)
     parser.add_option(
         "crl",
         Path,
@@ -100,6 +104,7 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
             reboot_command=options.reboot_command,
             log_level=read_log_level(options.log_level_file, options.log_level),
             log_level_file=options.log_level_file,
+            log_file=log_file_settings(options),
         )
     except Invalid as error:
         parser.error(error.message)

@@ -10,18 +10,35 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from nodestore.daemon.log_target import LogFileSettings, LogFileStream
 from nodestore.daemon.loop_errors import LoopErrors
 from nodestore.errors import NodectlError
 from nodestore.support import logs
 
+_DRAIN_S = 2.0
 
-def run(program: str, name: str, log_level: str, work: Coroutine[Any, Any, None]) -> int:
+
+def run(
+    program: str,
+    name: str,
+    log_level: str,
+    work: Coroutine[Any, Any, None],
+    log_file: LogFileSettings | None = None,
+) -> int:
     """Run `work` to its end; return the exit code: 0, 130 after Ctrl-C, that of a NodectlError, or 1.
 
-    An error is logged in one line, with its traceback only at level debug.
+    An error is logged in one line, with its traceback only at level debug. log_file: where to log; None: stderr.
     """
-    logs.setup_logging(program, name, log_level)
-    log = logging.getLogger(program)
+    stream = None if log_file is None else LogFileStream(log_file, program)
+    logs.setup_logging(program, name, log_level, stream)
+    try:
+        return _run_to_its_end(logging.getLogger(program), work)
+    finally:
+        if stream is not None:
+            stream.drain(_DRAIN_S)
+
+
+def _run_to_its_end(log: logging.Logger, work: Coroutine[Any, Any, None]) -> int:
     _reduce_garbage_collection()
     _show_where_it_hung()
     try:

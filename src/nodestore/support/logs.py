@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any, Protocol
 
 from nodestore.support.log_pipe import unblocking
 
@@ -53,12 +54,22 @@ def one_line(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
-def setup_logging(program: str, name: str, level: str = "info") -> None:
-    """Write the log of this process to stderr. `level` is one of LEVELS. Replaces the setup of an earlier call."""
+class LogStream(Protocol):
+    """Takes whole lines of a log, without waiting."""
+
+    def write(self, text: str, /) -> int: ...
+    def flush(self) -> None: ...
+
+
+def setup_logging(program: str, name: str, level: str = "info", stream: LogStream | None = None) -> None:
+    """Write the log of this process to `stream`, or else to stderr. Replaces the setup of an earlier call.
+
+    level: one of LEVELS.
+    """
     reconfigure = getattr(sys.stderr, "reconfigure", None)
     if reconfigure is not None:  # a pipe on Windows is cp1252 and would refuse most of Unicode
         reconfigure(encoding="utf-8", errors="backslashreplace")
-    handler = logging.StreamHandler(unblocking(sys.stderr))
+    handler: logging.StreamHandler[Any] = logging.StreamHandler(unblocking(sys.stderr) if stream is None else stream)
     handler.setFormatter(LineFormatter(program, name))
     logging.getLogger().handlers[:] = [handler]
     set_level(level)

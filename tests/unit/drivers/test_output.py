@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from noded.drivers.builtin.process import ProcessDriver
-from noded.drivers.support import output
-from noded.drivers.support.output import LogFile
+from nodestore.processes import log_file
+from nodestore.processes.log_file import LogFile
 from nodestore.schema.models import Spec
 from tests.support.noded.driver_rig import driver, until
 
@@ -20,7 +20,7 @@ SAYS_MUCH = "import sys\nfor _ in range(20_000): print('x' * 999)\nsys.exit('the
 
 
 def writers() -> int:
-    return sum(thread.name == "program log" for thread in threading.enumerate())
+    return sum(thread.name == "log file" for thread in threading.enumerate())
 
 
 async def test_a_log_file_that_takes_no_data_does_not_stop_the_program(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def _drained(reader: int) -> bool:
 
 async def test_what_is_dropped_is_counted_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the file takes data again, a line says at its place how much is missing; the buffer is bounded."""
-    monkeypatch.setattr(output, "BUFFER_BYTES_MAX", 1_000)
+    monkeypatch.setattr(log_file, "BUFFER_BYTES_MAX", 1_000)
     path = tmp_path / "log"
     os.mkfifo(path)
     log = LogFile(path, 1 << 20)

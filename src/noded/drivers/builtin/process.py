@@ -26,11 +26,12 @@ from noded.drivers.contract import Actual, Context, DriverAction, DriverError, p
 from noded.drivers.support import command, leftovers, scripted
 from noded.drivers.support.command import ENVIRONMENT_TEXT, Argv, Environment, Text
 from noded.drivers.support.health import Health, HealthSettings
-from noded.drivers.support.output import LogFile, OutputCopier, describe_exit_code
+from noded.drivers.support.output import OutputCopier, describe_exit_code
 from noded.drivers.support.program_run import ProgramRun
 from nodestore.errors import NodectlError
 from nodestore.pki.private_files import PRIVATE_MODE
 from nodestore.processes import child_processes
+from nodestore.processes.log_file import LogFile
 from nodestore.schema.models import Spec
 from nodestore.support import atomic_files, jsonio
 from nodestore.support.logs import RateLimitedLog

@@ -1,33 +1,22 @@
-"""Copies a program's output into a log file of bounded size, and keeps its last line for error messages.
-
-A file can take no data for hours, such as one on a network share that hangs, or a named pipe without a reader. That
-must not stop the program. So one thread reads the pipe and never waits for the file, and another one writes what a
-bounded buffer holds.
-"""
+"""Copies a program's output into a log file of bounded size, and keeps its last line for error messages."""
 
 from __future__ import annotations
 
 import asyncio
 import codecs
 import functools
-import io
 import os
 import signal
-import stat
 import sys
 import threading
-from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 from nodestore.processes.child_processes import Child
-from nodestore.support.atomic_files import replace_file
+from nodestore.processes.log_file import LogFile
 from nodestore.support.logs import one_line
 
 LINE_CHARS_MAX = 300
 _CHUNK_BYTES = 1 << 16
-BUFFER_BYTES_MAX = 1 << 20
-"""How much output waits for a file that takes no data; more is dropped."""
 _POLL_S = 0.02
 _NTSTATUS_MIN = 0x80000000
 _NTSTATUS = {
@@ -43,79 +32,6 @@ _NTSTATUS = {
     0xC0000374: "heap corruption",
     0xC0000409: "stack buffer overrun",
 }
-
-
-class LogFile:
-    """Appends output to the file `path`, on a thread of its own. `write` never blocks; it drops what has no room.
-
-    When the file reaches `bytes_max`, it is renamed to `<path>.1` and a new one is begun. So the two together have at
-    most about 2 * `bytes_max` bytes. Once the file takes data again, a line in it says how much was dropped.
-
-    One serves all runs of a program, so a file that hangs costs one thread, however often the program starts.
-    """
-
-    def __init__(self, path: Path, bytes_max: int) -> None:
-        self.path = path
-        self.bytes_max = bytes_max
-        self.dropped_bytes = 0
-        """How many bytes were dropped and not yet reported by a line in the file."""
-        self._chunks: deque[bytes] = deque()
-        self._buffered_bytes = 0
-        self._changed = threading.Condition()
-        self._is_closed = False
-        threading.Thread(target=self._write_forever, name="program log", daemon=True).start()
-
-    def write(self, chunk: bytes) -> None:
-        """Append `chunk` soon, or drop it if too much is waiting already."""
-        with self._changed:
-            if self._buffered_bytes + len(chunk) > BUFFER_BYTES_MAX:
-                self.dropped_bytes += len(chunk)
-                return
-            if self.dropped_bytes:
-                chunk = b"\n[noded dropped %d bytes of output here]\n" % self.dropped_bytes + chunk
-                self.dropped_bytes = 0
-            self._chunks.append(chunk)
-            self._buffered_bytes += len(chunk)
-            self._changed.notify()
-
-    def close(self) -> None:
-        """End the thread once it has written what is waiting. Does not wait for that."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-
-    def _write_forever(self) -> None:
-        while (chunk := self._next_chunk()) is not None:
-            is_written = self._append(chunk)
-            with self._changed:
-                self._buffered_bytes -= len(chunk)
-                if not is_written:
-                    self.dropped_bytes += len(chunk)
-
-    def _next_chunk(self) -> bytes | None:
-        """Wait for output. None once the file is closed and everything is written."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._chunks or self._is_closed)
-            return self._chunks.popleft() if self._chunks else None
-
-    def _append(self, content: bytes) -> bool:
-        # opened for each chunk, because the work directory may be deleted in between
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
-                _write_all(file, content)
-                full = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.tell() >= self.bytes_max
-            if full:
-                replace_file(self.path, self.path.with_name(self.path.name + ".1"))
-        except OSError:
-            return False
-        return True
-
-
-def _write_all(file: io.RawIOBase, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[file.write(left) or 0 :]
 
 
 class OutputCopier:
