@@ -5,9 +5,10 @@ Only then do others learn of the death: their connections break, and its port re
 process uses as well is not freed, and the files are closed at once.
 
 So `close_files_first` starts a helper, a second process that shares all memory, but not the files. It waits for the end
-of a pipe that the first process holds open until it dies. Then the helper ends too, and the memory is freed.
+of a pipe that the first process holds open until it dies. A moment later the helper ends too, and the memory is freed:
+not at once, because that takes a core for milliseconds in which others react to the death.
 
-The helper runs no Python. It calls four functions of the C library, one after the other, with a stack of its own and
+The helper runs no Python. It calls a few functions of the C library, one after the other, with stacks of its own and
 with all signals blocked. Between them it touches none of the shared memory, so it disturbs no thread.
 """
 
@@ -23,7 +24,8 @@ from typing import Any
 _CLONE_VM = 0x100  # the memory is shared; files, signal handlers and all else are not
 _PR_SET_NAME = 15
 _CONTEXT_BYTES = 16 << 10  # above the size of `ucontext_t` on all processors
-_STACK_BYTES = 64 << 10
+_STACK_BYTES = 16 << 10
+_FREE_AFTER_US = 250_000
 _NAME = b"quick-close\0"
 _kept: list[object] = []
 """The memory that the helper uses. It must not be freed while this process lives."""
@@ -50,11 +52,16 @@ def _start_helper(libc: Any) -> int | None:
     read_end, write_end = os.pipe()
     name, byte = ctypes.create_string_buffer(_NAME), ctypes.create_string_buffer(1)
     _kept.extend((name, byte))
-    # The last one is made first, because each continues with the one before.
-    end = _context(libc, libc._exit, (0,), None)
-    wait = _context(libc, libc.read, (read_end, ctypes.addressof(byte), 1), end)
-    close = _context(libc, libc.close, (write_end,), wait)
-    begin = _context(libc, libc.prctl, (_PR_SET_NAME, ctypes.addressof(name)), close)
+    calls = (
+        (libc.prctl, (_PR_SET_NAME, ctypes.addressof(name))),
+        *((libc.close, (number,)) for number in (0, 1, 2, write_end)),  # who reads our output waits for the end of it
+        (libc.read, (read_end, ctypes.addressof(byte), 1)),
+        (libc.usleep, (_FREE_AFTER_US,)),
+        (libc._exit, (0,)),
+    )
+    begin: int | None = None
+    for function, arguments in reversed(calls):
+        begin = _context(libc, function, arguments, begin)
     stack = ctypes.create_string_buffer(_STACK_BYTES)
     _kept.append(stack)
     top = (ctypes.addressof(stack) + _STACK_BYTES) & ~15

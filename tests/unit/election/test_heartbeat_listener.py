@@ -68,6 +68,23 @@ async def test_a_port_that_refuses_after_the_break_is_a_dead_process(monkeypatch
     assert events == ["beat", "died"]
 
 
+async def test_a_process_that_dies_may_accept_a_last_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are closed one after the other: the reconnect is reset. aiohttp repeats it at once, and is refused."""
+    monkeypatch.setattr(heartbeat_listener, "_REFUSAL_S", 600.0)
+    monkeypatch.setattr(heartbeat_listener, "_RETRY_S", 600.0)
+    leader, events = _Leader(), list[str]()
+    with leader.socket:
+        running = asyncio.create_task(_stream(leader.url, events).run())
+        connection = await leader.beat()
+        await eventually(lambda: events == ["beat"])
+        connection.close()
+        last, _ = await asyncio.get_running_loop().sock_accept(leader.socket)
+        leader.socket.close()
+        last.close()
+        await asyncio.wait_for(running, 30.0)
+    assert events == ["beat", "died"]
+
+
 async def test_a_port_that_refuses_before_any_heartbeat_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process may not listen yet: a masterd opens its port late, or its address is wrong."""
     monkeypatch.setattr(heartbeat_listener, "_BEGIN_AFTER_S", 0.0)

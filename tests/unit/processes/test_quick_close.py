@@ -95,7 +95,7 @@ def test_the_helper_holds_no_connection() -> None:
             running.process.kill()
             with suppress(ConnectionResetError):
                 assert running.connection.recv(1) == b""
-            assert _is_refused(running.port)
+            assert _eventually(lambda: _is_refused(running.port))  # the files are closed one after the other
             assert _is_alive(running.helper)
         finally:
             os.kill(running.helper, signal.SIGCONT)
