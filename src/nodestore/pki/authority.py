@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nodestore.errors import Conflict, Invalid, NotFound
 from nodestore.pki import rotation, signing
+from nodestore.pki.act_log import ActLog
 from nodestore.pki.authority_files import RECORDS, STEMS, AuthorityFiles, read_file
 from nodestore.pki.identity import SERVER_KINDS, Subject
 from nodestore.pki.private_files import is_exposed, make_private_directory, write_private, write_public
@@ -89,6 +90,7 @@ class Authorities:
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self._files = AuthorityFiles(directory, clock)
+        self._acts = ActLog(self._files.directory, clock)
         self._clock = clock
 
     @property
@@ -101,7 +103,10 @@ class Authorities:
         """Make the authorities that do not exist yet, and return their names. `name`: of the cluster."""
         make_private_directory(self.directory)
         with self._files.locked():
-            return [authority for authority in STEMS if self._files.make_authority(authority, name)]
+            made = [authority for authority in STEMS if self._files.make_authority(authority, name)]
+            for authority in made:
+                self._acts.record("authority made", f"{authority} of {name}")
+            return made
 
     def issue(
         self, identity: Subject, names: Sequence[str] = (), *, life_s: float | None = None, out: Path | None = None,
@@ -166,6 +171,9 @@ class Authorities:
             self._files.save(records.with_revoked(frozenset(item.serial for item in found), self._clock()))
             self._files.write_lists()
             self._files.distribute()
+            known = {item.serial for item in records.issued if item.revoked is not None}
+            if fresh := [item.serial for item in found if item.serial not in known]:
+                self._acts.record("certificates revoked", f"{identity}: {', '.join(fresh)}")
             return [item.serial for item in found]
 
     def rotate(self, authority: AuthorityName, step: RotationStep) -> list[Bundle]:
@@ -175,14 +183,17 @@ class Authorities:
         """
         self._files.require()
         with self._files.locked():
+            issued: list[Bundle] = []
             if step == "trust":
                 rotation.trust(self._files, authority, self._clock())
-                return []
-            if step == "reissue":
+            elif step == "reissue":
                 rotation.begin_to_sign(self._files, authority)
-                return [self._issue(_Wish(Subject.parse(text))) for text in self._files.records().holders(authority)]
-            rotation.remove(self._files, authority, self._not_reissued(authority))
-            return []
+                holders = self._files.records().holders(authority)
+                issued = [self._issue(_Wish(Subject.parse(text))) for text in holders]
+            else:
+                rotation.remove(self._files, authority, self._not_reissued(authority))
+            self._acts.record("authority replaced", f"{authority}, step {step}")
+            return issued
 
     def _not_reissued(self, authority: AuthorityName) -> list[str]:
         """Whose certificate is not of the authority that signs now."""
@@ -279,6 +290,7 @@ class Authorities:
         write_public(certificate_file, issued.certificate)
         if own is None and key_file.exists() and not _is_of(key_file, plan.public_key):
             key_file.unlink()  # of an earlier certificate, whose key was made here
+        self._acts.record("certificate issued", f"{record.identity} of {authority}, serial {record.serial}")
         return record
 
     def _public_files(self, plan: _Plan, authorities: Sequence[AuthorityName]) -> tuple[Path, ...]:
