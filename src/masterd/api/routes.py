@@ -222,7 +222,9 @@ class Api:
             await receive_body(request, self.admission)
         raise_if_too_late(request)
         if not is_stream:
-            return await handler(request)
+            response = await handler(request)
+            self._gate.record_done(request, response.status)
+            return response
         with self._gate.stream(request):
             return await handler(request)
 

@@ -712,9 +712,9 @@ class JoinTokenRequest(TypedDict):
 class AuditEntry(TypedDict):
     """An event of the audit log of one masterd.
 
-    `event`: `refused`, `login`, `browser login`, `browser move`, `browser logout`, `token created`, `token revoked`,
-    `join token created`, `join token revoked`, `access control on` or `access control off`. `count`: how many equal
-    events there were in the same second.
+    `event`: `refused`, `login`, `browser login`, `browser move`, `browser logout`, `maintained` (a request for which
+    the role maintainer is needed), `token created`, `token revoked`, `join token created`, `join token revoked`,
+    `access control on` or `access control off`. `count`: how many equal events there were in the same second.
     """
 
     time: float

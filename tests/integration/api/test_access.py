@@ -115,6 +115,11 @@ async def _try_join_tokens(admin: Client, signer: JoinTokens) -> None:
         await signer.use(token, by="pc3 key", name="pc3")
     with pytest.raises(NotFound):
         await admin.join_token_revoke(token.id)
+    await admin.pause("maintenance")
+    await admin.resume()
+    done = [entry for _, entry in await admin.audit() if entry["event"] == "maintained"]
+    assert [entry["request"] for entry in done] == ["PUT /v1/paused", "DELETE /v1/paused"]
+    assert {(entry["principal"], entry["address"]) for entry in done} == {("token:jo", "127.0.0.1")}
     events = [entry["event"] for _, entry in await admin.audit()]
     assert [event for event in events if event.startswith("join")] == ["join token created", "join token revoked"]
 

@@ -205,6 +205,15 @@ class Gate:
                 self._note_refusal(request, principal, refusal)
                 raise Forbidden(refusal)
 
+    def record_done(self, request: web.Request, status: int) -> None:
+        """Record a request that changed something which only maintainers may. What admins do is recorded in detail."""
+        right = self._rights.get(request.match_info.route)
+        if right is None or right.least != "maintainer" or request.method in ("GET", "HEAD") or status >= 300:
+            return
+        principal = principal_of(request)
+        if principal.kind in _PEOPLE:
+            self._audit.record_change("maintained", principal, request=f"{request.method} {request.path}")
+
     def record_refusals(self, request: web.Request, errors: Iterable[Exception | None]) -> None:
         """Record the commands of the request that the leader refused because of the limits of their sender."""
         for error in errors:
