@@ -12,6 +12,7 @@ import ssl
 from typing import NoReturn
 from urllib.parse import urlsplit
 
+from nodestore.support.tls_errors import explain
 from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class OwnCertificate:
                 _, writer = await asyncio.open_connection(parts.hostname, parts.port or 443, ssl=self._tls)
             self.warning = None
         except ssl.SSLCertVerificationError as error:
-            self.warning = f"other programs do not trust {self._url}: {error.verify_message}"
+            self.warning = f"other programs do not trust {self._url}: {explain(error.verify_message)}"
         except (OSError, UnicodeError) as error:  # the latter: a host that cannot be the name of one
             log.debug("cannot check the certificate at %s: %s", self._url, error)
         finally:

@@ -30,6 +30,7 @@ from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.types import EtcdSettings
 from nodestore.support.shared_timer import SharedTimer
 from nodestore.support.tasks import background_task, owned_task
+from nodestore.support.tls_errors import explain
 from nodestore.support.tls_files import TlsContents, TlsFiles
 
 # grpc reads GRPC_VERBOSITY at its import. By default it writes three lines to stderr for each refused handshake. This
@@ -97,7 +98,7 @@ class RpcFailed(Exception):
     """A call or stream to `address` failed. `code`: grpc's status code in lower case, or `silent`."""
 
     def __init__(self, address: str, code: str, details: str, fault: Fault) -> None:
-        super().__init__(f"{address}: {code}: {details}")
+        super().__init__(f"{address}: {code}: {explain(details)}")
         self.code, self.details, self.fault = code, details, fault
         self.member_alive = details.startswith("etcdserver: ")  # the text comes from the member, so it is alive
 

@@ -130,7 +130,8 @@ def end_warning(end: CertificateEnd | None, now: float) -> str | None:
     """That the certificate has ended, or ends within 14 days of `now`; None if it does not."""
     if end is None or not ends_soon(end.time, now):
         return None
-    return f"certificate {end.path} {describe_end(end.time, now)}: renew it; a changed file is read within seconds"
+    remedy = "renew it" if end.time > now else f"renew it, or correct the clock of this PC ({format_time(now)})"
+    return f"certificate {end.path} {describe_end(end.time, now)}: {remedy}; a changed file is read within seconds"
 
 
 def ends_soon(time_s: float, now: float) -> bool:

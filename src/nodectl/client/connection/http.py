@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -19,7 +20,8 @@ from nodestore.errors import Denied, Garbage, Invalid, NodectlError, NotFound, N
 from nodestore.support.json_rules import finite
 from nodestore.support.jsonio import encoded_if_plain, loads
 from nodestore.support.tls_context import TLS_REQUIRED, FollowingContext, has_no_tls_text, needs_tls_text
-from nodestore.support.tls_files import TlsFiles
+from nodestore.support.tls_errors import explain
+from nodestore.support.tls_files import CertificateEnd, TlsFiles, certificate_end_of, end_warning
 
 log = logging.getLogger(__name__)
 
@@ -121,16 +123,27 @@ class Http:
                 raw = await response.read()
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise to_request_error(error, url, timeout_s) from None
+            raise self._with_own_end(to_request_error(error, url, timeout_s)) from None
         if 200 <= status < 300:
             return loads(raw, f"answer of {url}") if raw else None
         raise parse_problem(status, raw, url)
+
+    def _with_own_end(self, error: Broken | NodectlError) -> Broken | NodectlError:
+        """Name the client's own certificate if it has ended: a server that refuses it closes the connection, and with
+        TLS 1.3 the reason may be lost."""
+        if not isinstance(error, Broken) or self._tls.cert is None:
+            return error
+        with suppress(Invalid):
+            end = CertificateEnd(certificate_end_of(self._tls.cert), self._tls.cert)
+            if end.time <= (now := time.time()):
+                return Broken(f"{error} ({end_warning(end, now)})", sent=error.sent)
+        return error
 
 
 def to_request_error(error: BaseException, url: str, timeout_s: float) -> Broken | NodectlError:
     """Convert an exception of aiohttp into Broken, or into the typed error that it stands for."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return Denied(f"{url}: its certificate is not trusted: {error.certificate_error}")
+        return Denied(f"{url}: its certificate is not trusted: {explain(str(error.certificate_error))}")
     if mismatch := has_no_tls_text(url, error):
         return Broken(mismatch, sent=False)
     if isinstance(error, aiohttp.ClientConnectorError):
