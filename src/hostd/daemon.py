@@ -20,6 +20,7 @@ from hostd.settings import HostdSettings
 from hostd.signing.joins import Joins
 from hostd.signing.server import serving
 from nodestore.daemon.followed_tls import FollowedTls
+from nodestore.daemon.service_notifier import ServiceNotifier
 from nodestore.daemon.signals import handle_signals
 from nodestore.etcd.session import Etcd
 from nodestore.support.tasks import run_until_first_ends
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 async def run(settings: HostdSettings) -> None:
     """Run until a stop signal. Services that are plain processes are stopped then; others go on."""
-    requests = handle_signals()
+    requests, notifier = handle_signals(), ServiceNotifier()
     layout = settings.layout
     host = require_host_file(layout.host_file)
     memory = HostMemory(layout.hostd)
@@ -43,6 +44,7 @@ async def run(settings: HostdSettings) -> None:
         "stop": requests.stop.wait(),
         "services": _reconcile(reconciler, link, woken, settings.tick_s),
         "etcd": link.run(),
+        "notify": notifier.run(lambda: _summary(reconciler, link)),
     }
     if layout.pki.is_dir():
         parts["signer"] = _sign(layout, host)
@@ -50,8 +52,18 @@ async def run(settings: HostdSettings) -> None:
     try:
         await run_until_first_ends(**parts)
     finally:
+        notifier.stopping()
         if host.manager == "processes":
             await services.stop_all(STOP_ORDER)
+
+
+def _summary(reconciler: Reconciler, link: Link) -> str:
+    """One line about this PC, for `systemctl status`."""
+    actual = reconciler.actual
+    if actual is None:
+        return "starting"
+    services = ", ".join(f"{name.removeprefix('nodectl-')} {item.state}" for name, item in actual.services.items())
+    return f"{services}{f'; etcd: {link.trouble}' if link.trouble else ''}"
 
 
 async def _reconcile(reconciler: Reconciler, link: Link, woken: asyncio.Event, tick_s: float) -> NoReturn:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from hostd.pc.host_file import HostFile
 from hostd.pc.layout import Layout
 from nodestore.etcd.member_defaults import DEFAULT_SETTINGS, MEMORY_ENVIRONMENT, MemberConfig
 from nodestore.schema.host_models import url_host
-from nodestore.services.manager import ServiceDefinition, ServiceDirectory, ServiceLimits
+from nodestore.services.definitions import SERVICES
+from nodestore.services.manager import ServiceDefinition, ServiceDirectory
 
-ETCD, MASTERD, NODED, HOSTD = "nodectl-etcd", "nodectl-masterd", "nodectl-noded", "nodectl-hostd"
-MIB = 1 << 20
+ETCD, MASTERD, NODED, HOSTD = SERVICES
 
 
 class Definitions:
@@ -45,12 +47,8 @@ class Definitions:
                 "enable-grpc-gateway": "false",  # it does not know the names in certificates
             },
         )
-        server, *arguments = config.command(self._layout.root / host.etcd)
-        return self._definition(
-            ETCD, "etcd, a member of the nodectl cluster", [server, *arguments], env=MEMORY_ENVIRONMENT,
-            directories=(ServiceDirectory(self._layout.etcd_data),), user="nodectl-etcd", tls="etcd", notify=True,
-            limits=ServiceLimits(memory_bytes=512 * MIB, open_files=65_536), stop_timeout_s=30.0,
-        )  # fmt: skip
+        argv = config.command(self._layout.root / host.etcd)
+        return self._definition(ETCD, argv, self._layout.etcd_data, ("etcd",), env=MEMORY_ENVIRONMENT)
 
     def masterd(self, endpoints: Sequence[str]) -> ServiceDefinition:
         host, tls = self._host, self._layout.tls_files("masterd", self._host.host)
@@ -66,10 +64,7 @@ class Definitions:
             "--tls-ca", str(tls.ca), "--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--tls-crl", str(tls.crl),
             "--maintenance-cert", str(maintenance.cert), "--maintenance-key", str(maintenance.key),
         ]  # fmt: skip
-        return self._definition(
-            MASTERD, "masterd, the master of the nodectl cluster", argv, directories=(ServiceDirectory(state),),
-            user="nodectl-masterd", tls="masterd", limits=ServiceLimits(memory_bytes=768 * MIB, open_files=4096),
-        )  # fmt: skip
+        return self._definition(MASTERD, argv, state, ("masterd", "maintenance"))
 
     def noded(self, endpoints: Sequence[str]) -> ServiceDefinition:
         host, tls, work = self._host, self._layout.tls_files("noded", self._host.host), self._layout.var / "noded"
@@ -78,27 +73,22 @@ class Definitions:
             "--endpoints", ",".join(endpoints), "--work-dir", str(work), "--host-id", f"{host.cluster}-{host.host}",
             "--ca", str(tls.ca), "--cert", str(tls.cert), "--key", str(tls.key), "--crl", str(tls.crl),
         ]  # fmt: skip
-        return self._definition(
-            NODED, "noded, which drives the application on this PC", argv, directories=(ServiceDirectory(work),),
-            user="nodectl-noded", tls="noded",
-        )  # fmt: skip
+        return self._definition(NODED, argv, work, ("noded",))
 
     def hostd(self) -> ServiceDefinition:
         argv = [self._host.python, "-m", "hostd", "--root", str(self._layout.root), *self._host.hostd_options]
-        return self._definition(
-            HOSTD, "hostd, which runs the nodectl services of this PC", argv,
-            directories=(ServiceDirectory(self._layout.hostd),), user=None, tls="hostd", stop_timeout_s=120.0,
-            limits=ServiceLimits(memory_bytes=256 * MIB),
-        )  # fmt: skip
+        return self._definition(HOSTD, argv, self._layout.hostd, ("hostd",))
 
     def _definition(
-        self, name: str, description: str, argv: list[str], *, directories: tuple[ServiceDirectory, ...],
-        user: str | None, tls: str, env: Mapping[str, str] | None = None, notify: bool = False,
-        limits: ServiceLimits = ServiceLimits(), stop_timeout_s: float = 20.0,
-    ) -> ServiceDefinition:  # fmt: skip
-        kinds = (tls, "maintenance") if name == MASTERD else (tls,)
-        return ServiceDefinition(
-            name=name, description=description, argv=tuple(argv), env=dict(env or {}), directories=directories,
-            user=user, readable=tuple(map(self._layout.tls, kinds)), notify=notify, limits=limits,
-            stop_timeout_s=stop_timeout_s, log=self._layout.log / f"{name}.log",
-        )  # fmt: skip
+        self, name: str, argv: list[str], data: Path, certificates: Sequence[str], env: Mapping[str, str] | None = None
+    ) -> ServiceDefinition:
+        """The definition of the common table, with what depends on this PC. certificates: those that it reads."""
+        return replace(
+            SERVICES[name],
+            argv=tuple(argv),
+            env=dict(env or {}),
+            env_file=None,
+            directories=(ServiceDirectory(data),),
+            readable=tuple(map(self._layout.tls, certificates)),
+            log=self._layout.log / f"{name}.log",
+        )
