@@ -44,6 +44,7 @@ def _command(data: bytes) -> None:
 
 
 def _configuration(data: bytes) -> None:
+    checked_copy({"inventory": _body(data)}, "inventory")  # as before it is written: JSON has no infinite numbers
     inventory = decode(Inventory, data, "inventory")
     agree("an inventory, written and read", decode(Inventory, inventory.encode(), "again"), inventory)
 
@@ -99,7 +100,12 @@ TARGETS = (
         (Garbage, Invalid),
         (*_JSON, '"name"', '"args"', '"id"', '"after"', '"actor"', '"on_behalf_of"'),
     ),
-    Target("configurations", _configuration, (Garbage,), (*_JSON, *(f'"{name}"' for name in Inventory.model_fields))),
+    Target(
+        "configurations",
+        _configuration,
+        (Garbage, Invalid),
+        (*_JSON, *(f'"{name}"' for name in Inventory.model_fields)),
+    ),
     Target("hosts", _host, (Invalid,), ("localhost", "pc1", "wall.example", "[::1]", ":8401", "%25", "127.0.0.1")),
     Target("origins", _origin, (Invalid,), ("https://", "http://", "pc1:8401", "null", _TRUSTED)),
     Target("headers", _headers, (), ("NCT1.", "application/json", '{"kind":', '"operator"', "https://", "*")),

@@ -6,12 +6,10 @@ from the operation's name alone, so a failure comes again; what the masters hold
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 import os
-import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -19,73 +17,34 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import APIOperation, GenerationMode
-from schemathesis.specs.openapi import checks
 
-from masterd.api import openapi
-from masterd.application.scenes import BuiltinApp
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masterd, Masters
+from tests.support.openapi_cases import ANSWER_S, ANSWERED, DOCUMENT, SEED, STREAMS, VALID, in_own_thread, judges_of
 
-SEED = 20_240_817
 EXAMPLES = int(os.environ.get("NODECTL_EXAMPLES", "15"))
 STREAM_EXAMPLES = 5
-ANSWER_S = 15.0
-READY_S = 60.0
-STREAMS = ("/v1/events", "/v1/cluster/watch", "/v1/live", "/v1/nodes/watch")
-"""They answer for ever, so their bodies cannot be waited for: only how they begin is judged."""
-
-DOCUMENT = openapi.document(BuiltinApp())
-VALID, INVALID = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
-
-
-def _can_be_wrong(operation: dict[str, Any]) -> bool:
-    """Any text will do in a path; only a query and a body can break the document's rules."""
-    return "requestBody" in operation or any(item["in"] == "query" for item in operation.get("parameters", ()))
-
-
-OPERATIONS = [
-    (method, path, mode)
-    for path, item in DOCUMENT["paths"].items()
-    for method, operation in item.items()
-    for mode in (VALID, INVALID)
-    if mode is VALID or _can_be_wrong(operation)
-]
-ANSWERED = [row for row in OPERATIONS if row[1] not in STREAMS]
 WALL = {"nodes": {"n1": {"position": [0, 0]}, "n2": {}}, "groups": {"top": {"nodes": ["n1"]}}}
 
 
 @pytest.fixture(scope="module")
 def masters(etcd_one: EtcdCluster) -> Iterator[Masters]:
-    """A leader and a standby, on their own thread, because Schemathesis blocks until it has an answer."""
-    started: Future[tuple[Masters, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    """A leader and a standby."""
 
-    async def serve() -> None:
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[Masters]:
         async with Masters(etcd_one, Keys("test-openapi")) as found:
             found.start("m1")
             await found.wait_serving("m1")
             found.start("m2")
             await found.wait_candidate("m2")
             await found.configure(Inventory.model_validate(WALL))
-            over = asyncio.Event()
-            started.set_result((found, asyncio.get_running_loop(), over))
-            await over.wait()
+            yield found
 
-    def run() -> None:
-        try:
-            asyncio.run(serve())
-        except BaseException as error:  # the fixture raises it
-            if started.done():
-                raise
-            started.set_exception(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    found, loop, over = started.result(READY_S)
-    yield found
-    loop.call_soon_threadsafe(over.set)
-    thread.join(READY_S)
+    with in_own_thread(opened) as found:
+        yield found
     Masterd.discard_warm()
 
 
@@ -99,25 +58,12 @@ def _lives(master: Masterd) -> None:
     assert master.exit_code is None, f"{master.name} has ended with {master.exit_code}:\n{master.log_tail(80)}"
 
 
-def _judges(method: str, mode: GenerationMode) -> list[Any]:
-    judges = [
-        checks.status_code_conformance,
-        checks.content_type_conformance,
-        checks.response_headers_conformance,
-        checks.response_schema_conformance,
-    ]
-    if mode is INVALID:
-        return [*judges, checks.negative_data_rejection]
-    # Bodies have rules over several fields (a group names nodes that exist), which no schema says.
-    return [*judges, checks.positive_data_acceptance] if method == "get" else judges
-
-
 @pytest.mark.parametrize("name", ["m1", "m2"])
 @pytest.mark.parametrize(("method", "path", "mode"), ANSWERED)
 def test_answers_are_as_published(masters: Masters, name: str, method: str, path: str, mode: GenerationMode) -> None:
     """No request causes an internal error, malformed requests are refused, and every answer matches the document."""
     master = masters.running[name]
-    operation, judges = _operation(master, method, path), _judges(method, mode)
+    operation, judges = _operation(master, method, path), judges_of(method, mode)
 
     @seed(SEED)
     @settings(max_examples=EXAMPLES, database=None, deadline=None, suppress_health_check=list(HealthCheck))

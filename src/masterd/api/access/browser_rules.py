@@ -105,8 +105,12 @@ class BrowserRules:
 
 
 def _is_address(name: str) -> bool:
+    """Whether it is an IP address as URLs write it: an IPv6 address in brackets, an IPv4 address without them."""
     try:
-        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        if name.startswith("["):
+            ipaddress.IPv6Address(name[1:-1])
+        else:
+            ipaddress.IPv4Address(name)
     except ValueError:
         return False
     return True

@@ -38,6 +38,7 @@ def test_own_hosts_are_known(host: str) -> None:
     "host",
     ["", "evil.example", "evil.example:8401", "pc1.evil.example", "pc11", "localhost.evil.example", "x.localhost",
      "127.0.0.1.evil.example", "127.0.0.1@evil.example", "evil.example#@127.0.0.1", "[::1].evil.example", "127.1",
+     "[127.0.0.1]", "[127.0.0.1]:8401", "[]", "::1",
      "2130706433", "0x7f000001", "127.0.0.1:8401:1", "127.0.0.1, evil.example", "[::1", "pc1:port", "pc1:123456"],
 )  # fmt: skip
 def test_other_hosts_are_refused(host: str) -> None:
