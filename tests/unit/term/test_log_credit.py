@@ -14,6 +14,7 @@ from masterd.term.pacing.log_credit import (
     BYTES_MAX,
     ENTRIES,
     SMALL_COMMAND_BYTES,
+    TOGETHER,
     ByteRate,
     LogCredit,
 )
@@ -45,6 +46,19 @@ def test_small_commits_need_no_further_entries() -> None:
     for revision in range(1, 10_000):
         credit.note_commit(4_000, revision)
         assert credit.entries_due == 0
+
+
+def test_small_entries_are_written_together() -> None:
+    """Commits of many commands owe a few each. They become due when enough are owed, and then all of them."""
+    credit, due = LogCredit(burst=0), list[int]()
+    for revision in range(1, 1_001):
+        credit.note_commit(20_000, revision)
+        if count := credit.entries_due:
+            due.append(count)
+            credit.note_small_entries(count)
+    assert min(due) >= TOGETHER
+    assert max(due) <= TOGETHER + 3
+    assert sum(due) == pytest.approx(1_000 * (20_000 / (BYTES_MAX / ENTRIES) - 1), abs=TOGETHER)
 
 
 def test_what_others_write_turns_the_log_over_too() -> None:

@@ -34,8 +34,9 @@ class _Sent(Link):
 
 
 def _credit() -> LogCredit:
-    """A member keeps ten entries of 100 bytes in the long run, and there is no credit for a burst."""
-    return LogCredit(entries=10, bytes_max=1000, burst=0)
+    """A member keeps ten entries of 100 bytes in the long run. There is no credit for a burst, and each entry is due at
+    once."""
+    return LogCredit(entries=10, bytes_max=1000, burst=0, together=1)
 
 
 def test_small_entries_change_nothing() -> None:
