@@ -36,6 +36,9 @@ _WARM_UP_S = 0.2
 _PUT_TIMEOUT_S = 30.0
 """As that of the frozen put. An overloaded machine must not end the measurement."""
 _REST_S = 3.0
+_LONGER = 3
+"""A trial with MANY callers lasts so many times as long. Within one second the leader writes a snapshot, or none: it
+takes as much CPU time as some thousand commands, so short trials differ by half."""
 _PART_OF_PUTS = 0.5
 """A trial of puts lasts this part of a trial of commands."""
 
@@ -62,7 +65,7 @@ class TrialSeries:
         ours: list[Load] = []
         bare = [await self._yardstick.puts(callers, puts_s)]
         for _ in range(trials):
-            trial = await self._trial(callers, seconds)
+            trial = await self._trial(callers, seconds * _LONGER if callers == MANY else seconds)
             bare.append(await self._yardstick.puts(callers, puts_s))
             taken.append(replace(trial, put_rate=(bare[-2].rate + bare[-1].rate) / 2))
             ours.append(await run_callers(self._put, callers, puts_s / 2))
@@ -78,7 +81,8 @@ class TrialSeries:
 async def measure_curve(
     bench_cluster: BenchCluster, baseline: Baseline, callers: Sequence[int], trials: int, seconds: float
 ) -> list[Point]:
-    """Measure commands with each number of callers: `trials` trials of `seconds` seconds each."""
+    """Measure commands with each number of callers: `trials` trials of `seconds` seconds each, of MANY three times as
+    long."""
     leader = await bench_cluster.client.leader()
     meter = CpuMeter(bench_cluster, leader.id)
     async with watch_core_speed() as speed, open_yardstick(baseline.endpoints[0], baseline.tls_files) as yardstick:
