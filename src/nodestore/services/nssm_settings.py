@@ -84,3 +84,11 @@ def _quoted(argument: str) -> str:
     if argument and not re.search(r"[ \t]", argument):
         return doubled
     return '"' + re.sub(r"(\\+)$", r"\1\1", doubled) + '"'
+
+
+def script(definition: ServiceDefinition, nssm: str) -> list[str]:
+    """The lines, for a console of Windows, that install the service by hand. nssm: the path of nssm.exe."""
+    name, (program, *_) = definition.name, definition.argv
+    lines: list[tuple[str, ...]] = [("install", name, program)]
+    lines += [("set", name, setting, *values) for setting, values in settings_of(definition)[1:] if values]
+    return [command_line([nssm, *line]) for line in [*lines, ("start", name)]]

@@ -49,7 +49,7 @@ _RIGHTS: Mapping[Rights, Sequence[str]] = MappingProxyType(
         ),
         "host": (
             "# root, because it writes units, keys and users. What it need not do is taken from it.",
-            *_CONFINED, "ReadWritePaths=/etc /opt /var/lib",
+            *_CONFINED, "ReadWritePaths=/etc -/opt /var/lib",
             "CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER",
             "SystemCallFilter=@system-service", "SystemCallFilter=~@clock @debug @module @mount @raw-io @reboot @swap",
             "LimitCORE=0",

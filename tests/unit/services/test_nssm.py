@@ -18,7 +18,9 @@ from nodestore.services.definitions import SERVICES
 from nodestore.services.manager import ServiceDefinition, ServiceDirectory
 from nodestore.services.nssm import NssmServices
 from nodestore.services.nssm_settings import command_line, settings_of
+from nodestore.services.windows_example import masterd_script
 
+ROOT = Path(__file__).parents[3]
 NAME = "nodectl-masterd"
 NSSM = Path("C:/nodectl/nssm.exe")
 
@@ -200,3 +202,8 @@ def test_paths_of_windows_stay_as_they_are() -> None:
     path = PureWindowsPath("C:\\nodectl\\log\\x.log")
     settings = dict(settings_of(replace(SERVICES[NAME], log=path)))
     assert settings["AppStderr"] == ("C:\\nodectl\\log\\x.err",)
+
+
+def test_the_documentation_shows_what_the_manager_sets() -> None:
+    page = (ROOT / "docs" / "services.md").read_text(encoding="utf-8")
+    assert f"\n{masterd_script()}\n" in page
