@@ -249,7 +249,7 @@ def _parser(environ: Mapping[str, str] | None) -> options.Parser:
     )
     parser.add_flag(
         "no-quick-close",
-        text="start no second process that makes the kernel close this masterd's connections at once if it is killed "
+        text="start no helper process that makes the kernel close this masterd's connections at once if it is killed "
         "(Linux)",
     )
     parser.add_flag("allow-drills", text="allow requests to kill or freeze this masterd while it leads (nodectl drill)")

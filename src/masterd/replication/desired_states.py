@@ -34,7 +34,7 @@ class DesiredStates:
     def __init__(self, etcd: Etcd, keys: Keys, garbage: dict[str, str]) -> None:
         self._etcd, self._prefix, self._garbage = etcd, keys.desired, garbage
         self._decoded: dict[str, _Decoded] = {}
-        self._restarts = etcd.watch_restarts
+        self._restarts: int | None = None
         self.items: dict[str, Desired] | None = None
         """By node; None before they were read once."""
         self.is_current = False

@@ -11,7 +11,7 @@ from nodestore.processes.log_file import LogFile
 from nodestore.support.values import whole_between
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogFileSettings:
     """bytes_max: size at which `path` is renamed to `<path>.1`. files: how many are kept in all."""
 
@@ -39,7 +39,11 @@ def add_log_file(parser: Parser) -> None:
 def log_file_settings(options: argparse.Namespace) -> LogFileSettings | None:
     """The settings from parsed options; None: the log goes to stderr."""
     path: Path | None = options.log_file
-    return None if path is None else LogFileSettings(path.absolute(), options.log_file_bytes, options.log_files)
+    return (
+        None
+        if path is None
+        else LogFileSettings(path=path.absolute(), bytes_max=options.log_file_bytes, files=options.log_files)
+    )
 
 
 class LogFileStream:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from nodestore.errors import NodectlError, OutcomeUnknown
-from nodestore.support.shared_timer import Cancellable
+from nodestore.etcd.shared_timer import Cancellable
 from nodestore.support.tasks import owned_task
 
 T = TypeVar("T")

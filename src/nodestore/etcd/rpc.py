@@ -27,8 +27,8 @@ from nodestore.errors import (
     Unavailable,
 )
 from nodestore.etcd.pb import etcd_pb2 as pb
+from nodestore.etcd.shared_timer import SharedTimer
 from nodestore.etcd.types import EtcdSettings
-from nodestore.support.shared_timer import SharedTimer
 from nodestore.support.tasks import background_task, owned_task
 from nodestore.support.tls_errors import explain
 from nodestore.support.tls_files import TlsContents, TlsFiles

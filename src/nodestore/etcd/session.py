@@ -49,6 +49,7 @@ from nodestore.etcd.rpc import (
     tls_files_of,
     to_nodectl_error,
 )
+from nodestore.etcd.shared_timer import SharedTimer
 from nodestore.etcd.stream import BrokenStream, Stream
 from nodestore.etcd.types import (
     KV,
@@ -77,7 +78,6 @@ from nodestore.etcd.types import (
     range_from_pb,
 )
 from nodestore.schema.keys import prefix_end
-from nodestore.support.shared_timer import SharedTimer
 from nodestore.support.tasks import background_task
 from nodestore.support.tls_files import TlsContents
 

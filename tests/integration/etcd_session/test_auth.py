@@ -15,8 +15,8 @@ from nodestore.etcd.pb import etcd_pb2 as pb
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.etcd.watch import Changes, Listing, follow, mirror
 from nodestore.schema.keys import Keys, prefix_end
+from tests.support.access.etcd_auth import PASSWORD, enable_auth, user_session
 from tests.support.connection_tap import ConnectionTap
-from tests.support.etcd_auth import PASSWORD, enable_auth, user_session
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.sessions import lease_end
 from tests.support.waiting import eventually

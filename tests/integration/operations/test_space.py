@@ -19,7 +19,7 @@ from nodestore.etcd.session import Etcd, op_put
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Entry, Inventory, decode
 from tests.faults.late.transactions import run_leader, session
-from tests.support.etcd_auth import PASSWORD, enable_auth
+from tests.support.access.etcd_auth import PASSWORD, enable_auth
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masters
 from tests.support.waiting import eventually

@@ -19,8 +19,8 @@ from nodestore.etcd.lease import Lease
 from nodestore.etcd.session import Etcd, EtcdSettings
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
+from tests.support.access.etcd_auth import PASSWORD, enable_auth
 from tests.support.connection_tap import ConnectionTap
-from tests.support.etcd_auth import PASSWORD, enable_auth
 from tests.support.etcd_cluster import EtcdCluster, find_etcd
 from tests.support.masters import Masterd, Masters
 from tests.support.noded.noded_rig import NODE, Rig, runs

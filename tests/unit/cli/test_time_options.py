@@ -148,7 +148,7 @@ def test_masterd(capsys: pytest.CaptureFixture[str]) -> None:
     names = times_in_help(help_of(lambda arguments: masterd.settings.parse(arguments, {}), capsys))
     assert set(names) == {
         "--lease-ttl", "--handler-timeout", "--beat", "--missed", "--silence", "--answer", "--stuck", "--connect",
-        "--stagger", "--derive-timeout",
+        "--stagger", "--derive-timeout", "--session-idle", "--session-lasts",
     }  # fmt: skip
     assert wrong_in(masterd.settings.parse, ["--id=m1", "--cluster=c"], names, capsys) == []
 

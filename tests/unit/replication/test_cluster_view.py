@@ -145,7 +145,7 @@ def test_a_read_fails_if_etcd_does_not_answer() -> None:
     _run(work)
 
 
-def test_a_status_or_desired_state_does_not_wake_who_leads_or_campaigns() -> None:
+def test_a_status_does_not_wake_who_leads_or_campaigns() -> None:
     """Nodes change at nearly every commit. All other keys notify every subscriber, a node's action included."""
 
     async def work() -> None:
@@ -155,16 +155,15 @@ def test_a_status_or_desired_state_does_not_wake_who_leads_or_campaigns() -> Non
             store.view.subscribe(lambda: every.append(store.view.version))
             stop = store.view.subscribe_but_nodes(lambda: but_nodes.append(store.view.version))
             await store.writer.put(KEYS.status_of("n1"), b"{}")
-            await store.writer.put(KEYS.desired_of("n1"), b"{}")
-            await eventually(lambda: len(every) == 2, "both are shown")
+            await eventually(lambda: len(every) == 1, "it is shown")
             assert but_nodes == []
             await store.writer.put(KEYS.acted_of("n1"), b"{}")
             await store.pause("service")
-            await eventually(lambda: len(every) == 4, "both are shown")
-            assert but_nodes == every[2:]
+            await eventually(lambda: len(every) == 3, "both are shown")
+            assert but_nodes == every[1:]
             stop()
             await store.pause("again")
-            await eventually(lambda: len(every) == 5, "it is shown")
+            await eventually(lambda: len(every) == 4, "it is shown")
             assert len(but_nodes) == 2
 
     _run(work)

@@ -19,7 +19,7 @@ EXAMPLES = tuple(
     ROOT / "examples" / name
     for name in ("apps/counter.py", "apps/playlist.py", "driver/hosts_driver.py", "driver/test_hosts_driver.py")
 )
-PRIVATE = {"masterd", "noded", "nodectl", "nodestore"}
+PRIVATE = {"hostd", "masterd", "noded", "nodectl", "nodestore"}
 FILES = (*sorted(SAMPLE.glob("*.py")), *EXAMPLES)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nodestore.support.shared_timer import SharedTimer
+from nodestore.etcd.shared_timer import SharedTimer
 from tests.support.fakes.clock import VirtualTime
 
 
