@@ -42,6 +42,8 @@ _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)")
 _NOT_FINITE = {".inf", "-.inf", "+.inf", ".nan"}
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""What ends a line for YAML, by which its line numbers count."""
 _COMMENTED_COLOUR = re.compile(r":\s+(#[0-9a-fA-F]{3,8})\b")
 
 
@@ -248,7 +250,7 @@ class YamlSource:
     def _plain(self, text: str, where: YamlPath) -> Any:
         """The value of a scalar without quotes."""
         if text in _NULL:
-            colour = _COMMENTED_COLOUR.search(self.text.split("\n")[self.line(where) - 1])
+            colour = _COMMENTED_COLOUR.search(_LINE_BREAK.split(self.text)[self.line(where) - 1])
             if text == "" and colour:
                 self.add_problem(where, f'is empty, because # begins a comment: write "{colour.group(1)}" in quotes')
             return None

@@ -40,12 +40,28 @@ def _entry(data: bytes) -> None:
 
 
 def _json(data: bytes) -> None:
-    """A value has one canonical form, whichever encoder wrote it, and is no deeper than it is found to be."""
+    """A value has one canonical form, whichever encoder wrote it. None is found to be deeper than it is, and one
+    without brackets in its texts is not found to be less deep."""
     value = loads(data)
     raw = canonical(value)
     agree("the canonical form", canonical(loads(raw)), raw)
-    if is_nested_within(data, 3):
-        assert is_nested_within(raw, 3)
+    depth = _depth(value)
+    agree("as deep as it is", is_nested_within(raw, depth), True)
+    if raw.count(b"{") + raw.count(b"[") == _containers(value) and depth:
+        agree("less deep than it is", is_nested_within(raw, depth - 1), False)
+
+
+def _children(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def _depth(value: Any) -> int:
+    inner = [_depth(child) for child in _children(value)]
+    return (1 if isinstance(value, dict | list) else 0) + max(inner, default=0)
+
+
+def _containers(value: Any) -> int:
+    return isinstance(value, dict | list) + sum(_containers(child) for child in _children(value))
 
 
 def _key(data: bytes) -> None:

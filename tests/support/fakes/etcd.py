@@ -99,6 +99,12 @@ class FakeEtcd:
             "Maintenance/Alarm": lambda request: pb.AlarmResponse(header=self.store.header()),  # no alarms
         }
 
+    @property
+    def leases(self) -> list[int]:
+        """The ids of the leases that have not ended, oldest first."""
+        self.expire()
+        return list(self._leases)
+
     def connect(self, address: str) -> Connection:
         """Return a connection without faults."""
         return Link(self).connect(address)

@@ -126,3 +126,12 @@ def test_a_dash_is_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     found = YamlSource.read(STDIN)
     assert (found.name, found.value) == ("(stdin)", {"a": 1})
     assert Path("-") == STDIN
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r", "\x85", "\u2028", "\u2029"])
+def test_lines_end_where_yaml_says(line_break: str) -> None:
+    """An editor of another system may have written the file. The line of an empty value is found in each."""
+    assert _value(f"a: 1{line_break}{line_break}b:") == {"a": 1, "b": None}
+    (problem,) = _problems(f"a: 1{line_break}{line_break}b: #ff0000")
+    assert "# begins a comment" in problem
+    assert ":3:" in problem

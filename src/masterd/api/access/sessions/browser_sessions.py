@@ -105,6 +105,7 @@ class BrowserSessions:
         """
         async with self._beginning:
             await self._make_room(grant_id)
+            replaced = self._known.items.get(replaces or "")
             now, cookie = self._clock(), new_token(SESSION_PREFIX)
             lease, idle_s = await self._etcd.grant(self._limits.idle_s)
             ends = now + self._limits.lasts_s if grant_ends is None else min(now + self._limits.lasts_s, grant_ends)
@@ -117,7 +118,18 @@ class BrowserSessions:
                 [cmp_create(key, 0)], [*self._deleted(replaces), op_put(key, session.encode(), lease=lease)]
             )
             await self._wait_known(lambda: cookie.id in self._known.items)
+            await self._end_unused(replaced)
             return cookie, session
+
+    async def _end_unused(self, replaced: BrowserSession | None) -> None:
+        """Revoke the lease of a session that was replaced, unless its login has sessions at other masters. Otherwise a
+        browser that logs in again and again would leave a lease each time, until it is idle for long enough."""
+        if replaced is None or self._ids_of(replaced.lease):
+            return
+        try:
+            await self._etcd.revoke(replaced.lease)
+        except NodectlError as error:
+            log.debug("the lease of a replaced browser session stays until it ends: %s", error)
 
     def _deleted(self, session_id: str | None) -> list[Op]:
         return [] if session_id is None else [op_delete(self._keys.browser_session(session_id))]
@@ -192,7 +204,7 @@ class BrowserSessions:
         before = decode_or_none(BrowserSession, session_kv)
         if before is None or session_kv is None or self._clock() >= before.ends:
             return None
-        cookie = new_token(SESSION_PREFIX)
+        replaced, cookie = self._known.items.get(replaces or ""), new_token(SESSION_PREFIX)
         session = before.model_copy(
             update={"hash": hash_of(cookie.secret), "address": address, "time": self._clock()}
         )  # fmt: skip
@@ -204,6 +216,7 @@ class BrowserSessions:
         if not found.succeeded:
             return None
         await self._wait_known(lambda: cookie.id in self._known.items)
+        await self._end_unused(replaced)
         return cookie, session
 
     # --- the idle end ---
