@@ -211,7 +211,7 @@ def build_api(
     audit = audit or AuditLog(settings.audit_file)
     refusals, browsers = SlowRefusals(), _browser_rules(parts.me, settings)
     cookie = SessionCookie(sources.keys.cluster)
-    session_limits = SessionLimits(settings.session_idle_s, settings.session_lasts_s)
+    session_limits = SessionLimits(idle_s=settings.session_idle_s, lasts_s=settings.session_lasts_s)
     sessions = BrowserSessions(sources.etcd, sources.keys, view.browser_sessions, cluster_time, session_limits)
     credentials = Credentials(view.grants, sessions, cookie, peer_identity, cluster_time)
     gate = Gate(browsers, switch, credentials, sessions, refusals, audit)

@@ -20,9 +20,18 @@ from schemathesis import APIOperation, GenerationMode
 
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
+from tests.support.access.openapi_cases import (
+    ANSWER_S,
+    ANSWERED,
+    DOCUMENT,
+    SEED,
+    STREAMS,
+    VALID,
+    in_own_thread,
+    judges_of,
+)
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masterd, Masters
-from tests.support.openapi_cases import ANSWER_S, ANSWERED, DOCUMENT, SEED, STREAMS, VALID, in_own_thread, judges_of
 
 EXAMPLES = int(os.environ.get("NODECTL_EXAMPLES", "15"))
 STREAM_EXAMPLES = 5

@@ -27,9 +27,9 @@ from nodestore.pki.authority import Authorities
 from nodestore.pki.identity import Subject
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Inventory
+from tests.support.access.openapi_cases import ANSWER_S, ANSWERED, SEED, STREAMS, in_own_thread, judges_of, operation_of
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masterd, Masters
-from tests.support.openapi_cases import ANSWER_S, ANSWERED, SEED, STREAMS, in_own_thread, judges_of, operation_of
 
 pytestmark = pytest.mark.nightly
 

@@ -48,7 +48,7 @@ _RENEWALS_PER_IDLE = 16
 _RENEWAL_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SessionLimits:
     """How long a session lasts: without a request, and in all. In seconds."""
 

@@ -43,7 +43,7 @@ class Store:
         self.sessions_with_etcd = [Etcd(one, connect=self.link.connect), Etcd(SETTINGS, connect=self.server.connect)]
         self.views = [ClusterView(etcd, KEYS) for etcd in self.sessions_with_etcd]
         self.both = [
-            BrowserSessions(etcd, KEYS, view.browser_sessions, time.time, SessionLimits(IDLE_S, LASTS_S))
+            BrowserSessions(etcd, KEYS, view.browser_sessions, time.time, SessionLimits(idle_s=IDLE_S, lasts_s=LASTS_S))
             for etcd, view in zip(self.sessions_with_etcd, self.views, strict=True)
         ]
 
