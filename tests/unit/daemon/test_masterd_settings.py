@@ -171,3 +171,16 @@ def test_what_cannot_be_advertised(url: str, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         parse(["--id", "m1", "--cluster", "wall", "--advertise", url], {})
     assert "--advertise" in capsys.readouterr().err
+
+
+def test_how_long_a_browser_session_lasts(capsys: pytest.CaptureFixture[str]) -> None:
+    """The idle end is the TTL of a lease of etcd, so it is a whole number of seconds."""
+    assert (parse(_NEEDED, {}).master_settings.session_idle_s, parse(_NEEDED, {}).master_settings.session_lasts_s) == (
+        7_200, 43_200.0,
+    )  # fmt: skip
+    settings = parse([*_NEEDED, "--session-idle=15m", "--session-lasts=8h"], {}).master_settings
+    assert (settings.session_idle_s, settings.session_lasts_s) == (900, 28_800.0)
+    for option in ("--session-idle=1s", "--session-idle=90.5s", "--session-lasts=31d", "--session-lasts=0"):
+        with pytest.raises(SystemExit):
+            parse([*_NEEDED, option], {})
+        assert option.split("=")[0] in capsys.readouterr().err
