@@ -2,17 +2,21 @@
 
     2026-01-01T12:00:00.123Z INFO  noded n1: generation 8: starts the program because it exited with code 1
 
-Times are UTC. A message is always a single line, and can always be written, whatever text it quotes.
+Times are UTC. A message is always a single line, and can always be written, whatever text it quotes. If stderr is
+journald's, each line begins with its priority, as in sd-daemon(3): journald removes it and stores it as a field.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from nodestore.support.log_pipe import unblocking
 
@@ -22,14 +26,16 @@ LEVELS: Mapping[str, int] = MappingProxyType(
 MESSAGE_CHARS_MAX = 4000
 """Longest message in a line of the log: a message may quote a large value."""
 
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _SHORT = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 
 class LineFormatter(logging.Formatter):
     """Formats an event as one line. At level debug that line includes the traceback, escaped."""
 
-    def __init__(self, program: str, name: str) -> None:
+    def __init__(self, program: str, name: str, *, for_journald: bool = False) -> None:
         super().__init__()
+        self._for_journald = for_journald
         self._prefix = f"{program} {name}" if name else program
 
     def format(self, record: logging.LogRecord) -> str:
@@ -42,7 +48,21 @@ class LineFormatter(logging.Formatter):
                 message = f"{message}\n{self.formatException(record.exc_info)}"
             else:
                 message = f"{message} ({record.exc_info[0].__name__}: {record.exc_info[1]})"
-        return f"{stamp}.{int(record.msecs):03d}Z {level:<5} {self._prefix}: {one_line(message)}"
+        priority = f"<{_priority(record.levelno)}>" if self._for_journald else ""
+        return f"{priority}{stamp}.{int(record.msecs):03d}Z {level:<5} {self._prefix}: {one_line(message)}"
+
+
+def _priority(level: int) -> int:
+    """The priority of syslog(3) for a level of Python's logging."""
+    return next((priority for least, priority in _PRIORITIES if level >= least), 7)
+
+
+def _is_journald(stream: TextIO) -> bool:
+    """Whether this stream is journald's. The variable stays set in programs whose stderr is another one."""
+    with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
+        status = os.fstat(stream.fileno())
+        return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return False
 
 
 def one_line(text: str, chars_max: int = MESSAGE_CHARS_MAX) -> str:
@@ -70,7 +90,7 @@ def setup_logging(program: str, name: str, level: str = "info", stream: LogStrea
     if reconfigure is not None:  # a pipe on Windows is cp1252 and would refuse most of Unicode
         reconfigure(encoding="utf-8", errors="backslashreplace")
     handler: logging.StreamHandler[Any] = logging.StreamHandler(unblocking(sys.stderr) if stream is None else stream)
-    handler.setFormatter(LineFormatter(program, name))
+    handler.setFormatter(LineFormatter(program, name, for_journald=stream is None and _is_journald(sys.stderr)))
     logging.getLogger().handlers[:] = [handler]
     set_level(level)
 

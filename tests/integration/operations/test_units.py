@@ -138,6 +138,8 @@ async def test_each_program_runs_as_its_own_user_with_the_least_rights(lab: Lab)
     for unit, bits in {"nodectl-etcd": "0", "nodectl-masterd": "0"}.items():
         status = pc.check(f"grep -E 'CapBnd|NoNewPrivs|Seccomp:' /proc/{main_pid(pc, unit)}/status").split()
         assert [status[1].lstrip("0") or "0", status[3], status[5]] == [bits, "1", "2"], unit
+    assert "without TLS" in pc.check("journalctl -o cat --no-pager -p warning -t nodectl-masterd")
+    assert " INFO " not in pc.check("journalctl -o cat --no-pager -p warning -t nodectl-masterd")
     for directory in ("etcd", "nodectl/masterd", "nodectl/noded"):
         assert pc.check(f"stat -c %a /var/lib/{directory}").strip() == "700"
 

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import io
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -49,6 +50,25 @@ def test_line_format(root: None, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = started(monkeypatch, "noded", "n1", "info")
     logging.getLogger("noded.reconcile.agent").info("scene %s ✓", "Küche")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO  noded n1: scene Küche ✓\n", written(lines))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="journald")
+def test_the_priority_is_written_for_journald_alone(
+    root: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """JOURNAL_STREAM names the stream, because a program that inherits the variable may write elsewhere."""
+    with (tmp_path / "journal").open("w+") as journal, (tmp_path / "other").open("w+") as other:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        for stream in (journal, other):
+            monkeypatch.setattr(sys, "stderr", stream)
+            logs.setup_logging("noded", "n1", "debug")
+            for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+                logging.getLogger("x").log(level, "text")
+            logging.getLogger().handlers.clear()
+            stream.seek(0)
+        assert [line[:4] for line in journal] == ["<7>2", "<6>2", "<4>2", "<3>2", "<2>2"]
+        assert {line[:1] for line in other} == {"2"}
 
 
 def test_one_event_is_one_line(root: None, monkeypatch: pytest.MonkeyPatch) -> None:
