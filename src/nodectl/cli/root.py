@@ -46,6 +46,7 @@ COMMANDS: dict[str, str] = {
     "auth": "Switch access control on and off; show what you may do.",
     "pki": "Issue, renew and revoke the certificates of a cluster.",
     "host": "Make PCs a cluster: begin one, join it, list and remove PCs.",
+    "kit": "Build kits: one file that holds all a PC needs without internet.",
     "demo": "Run a cluster on this PC, inject faults, and check its guarantees.",
     "dev": "Run a cluster on this PC for development.",
 }
@@ -77,6 +78,7 @@ _GROUPS = {
     "auth",
     "dev",
     "host",
+    "kit",
 }
 """Commands that have commands of their own, so that `nodectl node help` can only mean `nodectl node --help`."""
 

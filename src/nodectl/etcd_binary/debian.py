@@ -7,26 +7,21 @@ versions that are too old, so newer suites of the same mirror are tried as well.
 
 from __future__ import annotations
 
+import contextlib
 import glob
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodectl.etcd_binary.private_apt import AptSource, MirrorUnreachable, PrivateApt, has_apt
 from nodectl.etcd_binary.release import PROGRAMS
 from nodestore.errors import NodectlError, Unavailable
 from nodestore.etcd.versions import Version, parse_version
-from nodestore.processes import child_processes
 
 _MIRRORS_MAX = 3
-_UPDATE_TIMEOUT_S = 120.0
 _TOTAL_TIMEOUT_S = 300.0
-_UNREACHABLE = (
-    "Could not resolve", "Temporary failure resolving", "Could not connect", "Unable to connect", "Connection failed",
-    "Connection timed out", "Connection refused", "Cannot initiate the connection", "Network is unreachable",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -163,15 +158,20 @@ def machine_sources(etc: Path = Path("/etc/apt")) -> list[PackageSource]:
     return found
 
 
-def fetch(folder: Path, reason_against: Callable[[Version], str | None], progress: Callable[[str], None]) -> Version:
+def fetch(
+    folder: Path,
+    reason_against: Callable[[Version], str | None],
+    progress: Callable[[str], None],
+    architecture: str | None = None,
+) -> Version:
     """Put etcd's programs into `folder` and return their version.
 
-    `reason_against` returns why a version is not usable, or None. Raises Unavailable if no mirror has a usable version,
-    or none can be reached.
+    architecture: Debian's name of the architecture, if it is not this PC's. `reason_against` returns why a version is
+    not usable, or None. Raises Unavailable if no mirror has a usable version, or none can be reached.
     """
-    release = _os_release()
+    release = os_release()
     distro = distribution(release)
-    if distro is None or not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+    if distro is None or not has_apt():
         raise Unavailable("this PC does not run Debian, Ubuntu or a derivative with apt-get and dpkg-deb")
     if not Path(distro.keyring).is_file():
         raise Unavailable(f"{distro.keyring} is missing")
@@ -187,8 +187,9 @@ def fetch(folder: Path, reason_against: Callable[[Version], str | None], progres
                 raise Unavailable(f"timed out after {_TOTAL_TIMEOUT_S:g} s; " + "; ".join(failures))
             progress(f"etcd: trying {uri} {suite}")
             try:
-                return _Apt(folder.parent / f"{folder.name}.apt", distro, uri, suite).fetch(folder, reason_against)
-            except _MirrorUnreachable as error:
+                source = AptSource(uri, suite, distro.components, distro.keyring)
+                return _fetch_from(source, folder, reason_against, architecture)
+            except MirrorUnreachable as error:
                 failures.append(f"{uri}: {error}")
                 break
             except NodectlError as error:
@@ -197,112 +198,48 @@ def fetch(folder: Path, reason_against: Callable[[Version], str | None], progres
     raise Unavailable("; ".join(failures))
 
 
-_APT_CONF = """\
-Dir::Etc "HOME/etc";
-Dir::Etc::SourceList "/dev/null";
-Dir::Etc::SourceParts "HOME/etc/sources.list.d";
-Dir::Etc::Preferences "/dev/null";
-Dir::Etc::PreferencesParts "/dev/null";
-Dir::State "HOME/state";
-Dir::State::Status "HOME/state/status";
-Dir::Cache "HOME/cache";
-APT::Sandbox::User "root";
-APT::Update::Error-Mode "any";
-APT::Get::AllowUnauthenticated "0";
-Acquire::AllowInsecureRepositories "0";
-Acquire::Languages "none";
-Acquire::PDiffs "0";
-Acquire::Retries "0";
-Acquire::http::Timeout "6";
-Acquire::https::Timeout "6";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "0";
-Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "0";
-#clear APT::Update::Pre-Invoke;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-"""
-# Sandbox::User: apt would switch to the user _apt, who may not read our folder. #clear: the PC's own hooks after an
-# update would fail without root.
-
-
-class _MirrorUnreachable(Unavailable):
-    """The mirror cannot be reached, so its other suites are skipped."""
-
-
-def _os_release() -> dict[str, str]:
+def os_release() -> dict[str, str]:
+    """The variables of this PC's os-release(5); empty if it has none."""
     try:
         return parse_os_release(Path("/etc/os-release").read_text(errors="replace"))
     except OSError:
         return {}
 
 
-class _Apt:
-    """Runs apt on one suite of one mirror. It writes only below `home`, which is removed at the end."""
-
-    def __init__(self, home: Path, distro: Distribution, uri: str, suite: str) -> None:
-        self._home = home
-        self._sources = (
-            f"Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: {' '.join(distro.components)}\n"
-            f"Signed-By: {distro.keyring}\n"
-        )
-
-    def fetch(self, folder: Path, reason_against: Callable[[Version], str | None]) -> Version:
-        try:
-            self._prepare()
-            self._update()
-            version = self._choose(reason_against)
-            self._download()
-            self._unpack(folder)
-            return version
-        finally:
-            shutil.rmtree(self._home, ignore_errors=True)
-
-    def _prepare(self) -> None:
-        for name in ("etc/sources.list.d", "state/lists/partial", "cache/archives/partial", "packages"):
-            (self._home / name).mkdir(parents=True, exist_ok=True)
-        (self._home / "etc/sources.list.d/etcd.sources").write_text(self._sources)
-        (self._home / "state/status").touch()
-        (self._home / "apt.conf").write_text(_APT_CONF.replace("HOME", str(self._home)))
-
-    def _update(self) -> None:
-        done = self._run("apt-get", "-q", "update")
-        if done.returncode != 0:
-            output = done.stdout + done.stderr
-            kind = _MirrorUnreachable if any(sign in output for sign in _UNREACHABLE) else Unavailable
-            raise kind(_last_error(output))
-
-    def _choose(self, reason_against: Callable[[Version], str | None]) -> Version:
-        versions = available_versions(self._run("apt-cache", "madison", "etcd-server").stdout)
-        if not versions:
-            raise Unavailable("the suite has no package etcd-server")
-        reason = reason_against(versions[0])
-        if reason is not None:
-            raise Unavailable(reason)
-        return versions[0]
-
-    def _download(self) -> None:
-        for package, needed in (("etcd-server", True), ("etcd-client", False)):
-            done = self._run("apt-get", "-q", "download", package, cwd=self._home / "packages")
-            if done.returncode != 0 and needed:
-                raise Unavailable(_last_error(done.stdout + done.stderr))
-
-    def _unpack(self, folder: Path) -> None:
-        root = self._home / "root"
-        for package in sorted((self._home / "packages").glob("*.deb")):
-            done = self._run("dpkg-deb", "-x", str(package), str(root))
-            if done.returncode != 0:
-                raise NodectlError(f"{package.name} is corrupt: {_last_error(done.stderr)}")
-        for name in PROGRAMS:
-            if (root / "usr/bin" / name).is_file():
-                shutil.move(root / "usr/bin" / name, folder / name)
-
-    def _run(self, *argv: str, cwd: Path | None = None) -> child_processes.Completed:
-        command = argv if argv[0] == "dpkg-deb" else (argv[0], "-c", str(self._home / "apt.conf"), *argv[1:])
-        env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-        return child_processes.run(command, cwd=cwd or self._home, env=env, timeout_s=_UPDATE_TIMEOUT_S)
+def _fetch_from(
+    source: AptSource, folder: Path, reason_against: Callable[[Version], str | None], architecture: str | None
+) -> Version:
+    home = folder.parent / f"{folder.name}.apt"
+    try:
+        apt = PrivateApt(home, [source], architecture)
+        apt.update()
+        version = _choose(apt, reason_against)
+        root = home / "root"
+        for package in [*apt.download("etcd-server"), *_client_package(apt)]:
+            apt.unpack(package, root)
+        _move_programs(root / "usr/bin", folder)
+        return version
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
-def _last_error(output: str) -> str:
-    """The first error or warning of apt, without its prefix."""
-    errors = [line[2:].strip() for line in output.splitlines() if line.startswith(("E:", "W:"))]
-    return errors[0] if errors else (output.strip().splitlines() or ["failed without a message"])[-1]
+def _choose(apt: PrivateApt, reason_against: Callable[[Version], str | None]) -> Version:
+    versions = available_versions(apt.madison("etcd-server"))
+    if not versions:
+        raise Unavailable("the suite has no package etcd-server")
+    reason = reason_against(versions[0])
+    if reason is not None:
+        raise Unavailable(reason)
+    return versions[0]
+
+
+def _client_package(apt: PrivateApt) -> list[Path]:
+    with contextlib.suppress(Unavailable):  # etcd works without its tools
+        return apt.download("etcd-client")
+    return []
+
+
+def _move_programs(source: Path, folder: Path) -> None:
+    for name in PROGRAMS:
+        if (source / name).is_file():
+            shutil.move(source / name, folder / name)

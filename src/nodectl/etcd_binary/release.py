@@ -87,7 +87,7 @@ def fetch(release: Release, base_url: str, folder: Path) -> None:
     sha256 = hashlib.sha256(archive).hexdigest()
     if sha256 != release.sha256:
         raise NodectlError(f"{url} is corrupt: its SHA-256 is {sha256}, not {release.sha256}")
-    _unpack(archive, folder, windows=release.system == "windows")
+    unpack(archive, folder, windows=release.system == "windows")
 
 
 def _download(url: str) -> bytes:
@@ -136,7 +136,7 @@ def _error_text(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _unpack(archive: bytes, folder: Path, *, windows: bool) -> None:
+def unpack(archive: bytes, folder: Path, *, windows: bool) -> None:
     """Unpack the programs into `folder` itself, without their paths in the archive. Nothing else is unpacked."""
     entries = _zip_entries(archive) if windows else _tar_entries(archive)
     names = {f"{name}.exe" if windows else name for name in PROGRAMS}

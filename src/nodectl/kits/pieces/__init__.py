@@ -1,0 +1,1 @@
+"""The pieces of a kit: Python, wheels, etcd, launchers. Each module puts one piece into the kit's folder."""
