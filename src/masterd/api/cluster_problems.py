@@ -105,20 +105,21 @@ def waiting_nodeds(waiting: Mapping[str, Waiting]) -> dict[str, list[str]]:
 
 
 def noded_problems(
-    configured: Collection[str],
+    configured: Collection[str] | None,
     alive: Mapping[str, Alive],
     changes: Mapping[str, Sequence[str]],
     waiting: Mapping[str, Waiting] = MappingProxyType({}),
 ) -> list[str]:
     """Nodeds of nodes that are not configured, nodeds that wait, and nodes whose noded changes again and again.
 
+    configured: None before the first configuration; then it is no problem that nodeds have no node.
     changes: by node, the hosts of the nodeds that have claimed it recently, if there were too many. waiting: by
     `<node>/<nonce>`, the nodeds that drive nothing because another host holds the claim.
     """
     problems = [
         f"node {name} is not in the configuration, but a noded on {claim.host} claims it: add it, or stop that noded"
         for name, claim in sorted(alive.items())
-        if name not in configured
+        if configured is not None and name not in configured
     ]
     problems += [
         f"node {name}: a noded on {', '.join(nodeds)} waits and drives nothing, because one on "

@@ -357,7 +357,10 @@ def _problems_of_others(sources: ReadSources) -> list[str]:
         state.application, view.application_order, candidates.values(), leading
     )
     problems += cluster_problems.noded_problems(
-        state.inventory.nodes, view.alive.items, sources.claim_changes.frequent(), view.waiting.items
+        None if state.adopted is None else state.inventory.nodes,
+        view.alive.items,
+        sources.claim_changes.frequent(),
+        view.waiting.items,
     )
     single = (
         cluster_problems.leadership_problem(view.terms.items.values(), time.time()),

@@ -120,6 +120,13 @@ def test_nodeds_of_unknown_nodes_and_nodes_with_several_nodeds_are_listed() -> N
     assert "on pc1, pc2" in found[1]
 
 
+def test_nodeds_without_any_configuration_are_no_problem() -> None:
+    """PCs that have just become a cluster."""
+    alive = {"n1": Alive(host_id="h", nonce="n", host="pc1")}
+    assert noded_problems(None, alive, {}) == []
+    assert len(noded_problems((), alive, {})) == 1  # the configuration names no node
+
+
 def test_a_noded_that_waits_for_another_host_is_listed() -> None:
     """With the host that holds the claim; not while no host holds it, because then it claims the node itself."""
     waiting = {"n1/b": Waiting(host_id="id-b", nonce="b", host="pc2", pid=7)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -67,6 +68,18 @@ def test_status_tells_each_problem_once(cluster: FakeCluster, nodectl: CallNodec
     cluster.problems = ["node n1: down: no noded is connected"]
     assert nodectl("status").out.count("no noded is connected") == 1
     assert "no noded is connected" in nodectl("node", "list").out
+
+
+def test_status_before_the_first_configuration_says_what_comes_next(
+    cluster: FakeCluster, nodectl: CallNodectl, tmp_path: Path
+) -> None:
+    """Not once there is one, even if it names no node."""
+    cluster.nodes = {}
+    assert "no configuration yet" in nodectl("status").out
+    file = tmp_path / "empty.yaml"
+    file.write_text("nodes: {}\n", "utf-8")
+    assert nodectl("config", "apply", str(file), "--yes").code == 0
+    assert "no configuration yet" not in nodectl("status").out
 
 
 def test_the_status_of_a_thousand_nodes_is_a_summary(cluster: FakeCluster, nodectl: CallNodectl) -> None:

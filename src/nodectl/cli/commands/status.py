@@ -86,17 +86,35 @@ async def _status_from_etcd(client: Client, reason: Unavailable) -> StoreStatus:
 
 
 def _screen(view: Overview | StoreStatus, *, answered: bool) -> list[Table]:
-    from nodectl.terminal.format import grouped_problems, masters_table, members_table, nodes_summary, nodes_table
+    from nodectl.terminal.format import masters_table, members_table, nodes_summary, nodes_table
 
     tables = [_head(view, answered=answered), members_table(view.get("members") or [], "etcd", errors=False)]
     tables.append(masters_table(view.get("masters") or [], "masters"))
     if answered:  # only masters compute the desired state of nodes
         nodes = view.get("nodes") or []
         many = len(nodes) > _NODES_SHOWN_MAX
+        if not nodes and _has_no_configuration(view):
+            return [*tables, *_problem_tables(view), _first_configuration()]
         tables.append(nodes_summary(nodes, "nodes") if many else nodes_table(nodes, "nodes", problems=False))
-    if problems := grouped_problems(view.get("problems") or []):
-        tables.append(_problems(problems))
-    return tables
+    return tables + _problem_tables(view)
+
+
+def _has_no_configuration(view: Overview | StoreStatus) -> bool:
+    config = view.get("config") or {}
+    return not any(config.get(name) for name in ("adopted", "current", "problem"))
+
+
+def _first_configuration() -> Table:
+    table = Table(("NEXT",))
+    table.add("no configuration yet: describe the nodes in a file, and `nodectl config apply FILE` (docs/cli.md)")
+    return table
+
+
+def _problem_tables(view: Overview | StoreStatus) -> list[Table]:
+    from nodectl.terminal.format import grouped_problems
+
+    problems = grouped_problems(view.get("problems") or [])
+    return [_problems(problems)] if problems else []
 
 
 def _problems(problems: list[str]) -> Table:
