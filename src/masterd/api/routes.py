@@ -478,7 +478,7 @@ class Api:
                 raise outcome.error
             settled = _settled(outcome)
             if not shows_secrets(request):  # who asks need not be the one who sent the command
-                settled["result"] = (await self._sources.secrets()).fields.masked(settled["result"])
+                settled["result"] = (await self._sources.secrets()).content(settled["result"])
             return self._json(settled)
 
         return await self._leader_router.run_on_leader(request, ask)

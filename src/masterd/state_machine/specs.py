@@ -7,11 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from msgspec import Struct
 
 from masterd.application.contract import Application, GivenUp, View
+from masterd.application.secret_fields import declared_fields
 from nodestore.errors import NodectlError
 from nodestore.schema.models import Inventory, Spec
 from nodestore.support.jsonio import Document, canonical_if_plain, sha256
 
 _HASH_DIGITS = 16
+SECRET_FIELDS_MAX = 100
+"""How many marks of secret fields a desired state holds."""
 
 
 class DerivedSpec(Struct, frozen=True):
@@ -80,6 +83,9 @@ class SpecDeriver:
         self._by_prefix: dict[str, set[str]] = {}
         self.total_bytes = 0
         """Sum of the sizes of all specs."""
+        self.secret_fields: tuple[str, ...] = ()
+        """The marks of secret fields: those of the configuration of the last update, and those that the application
+        declares. Bounded, because each desired state holds them."""
 
     def __getitem__(self, node: str) -> DerivedSpec:
         return self._derived.get(node, NO_SPEC)
@@ -123,6 +129,7 @@ class SpecDeriver:
         before_each: called before each node. An exception that it raises ends the update.
         """
         changed = {}
+        self.secret_fields = self.secret_fields_of(inventory)
         for node in nodes:
             before_each()
             before = self._derived.get(node, NO_SPEC)
@@ -138,6 +145,13 @@ class SpecDeriver:
             if after.hash != before.hash or had_failed:  # what is recorded for a node that had failed is not known here
                 changed[node] = after
         return changed
+
+    def secret_fields_of(self, inventory: Inventory) -> tuple[str, ...]:
+        """The marks of secret fields while a configuration is in force."""
+        declared = declared_fields(self._application)
+        if not (inventory.secret_fields or declared):
+            return ()
+        return tuple(dict.fromkeys((*inventory.secret_fields, *declared)))[:SECRET_FIELDS_MAX]
 
     def rebuild(
         self,

@@ -35,13 +35,16 @@ def document_view(index: int, document: Document) -> bytes:
     return dumps({"v": 1, "index": index, "document": document})
 
 
-def desired_view(term: Term, mark: SpecMark | MarkStruct, derived: DerivedSpec) -> bytes:
+def desired_view(
+    term: Term, mark: SpecMark | MarkStruct, derived: DerivedSpec, secret_fields: tuple[str, ...] = ()
+) -> bytes:
+    """secret_fields: the marks of secret fields. Without any, the value is as releases without marks write it."""
     if derived.spec is None:
         raise ValueError("a node without a spec has no desired state")
     # The fields of `Desired`. The model would validate the spec again, which takes longer than all else here.
     return dumps({
         "v": SCHEMA_VERSION, "epoch": term.epoch, "term": term.revision, "generation": mark.generation,
-        "spec": derived.spec,
+        "spec": derived.spec, **({"secret_fields": secret_fields} if secret_fields else {}),
     })  # fmt: skip
 
 
@@ -58,6 +61,7 @@ def changes_of(
     records: Iterable[JournalRecord],
     derived: Mapping[str, DerivedSpec],
     pending: Mapping[str, tuple[Action, ...]] = MappingProxyType({}),
+    secret_fields: tuple[str, ...] = (),
 ) -> ViewChanges:
     """The changes that these records make to the views. If several records write one key, the last one counts.
 
@@ -72,10 +76,25 @@ def changes_of(
     for path, (index, document) in documents.items():
         changes[keys.document(path)] = None if document is None else document_view(index, document)
     for node, mark in marks.items():
-        changes[keys.desired_of(node)] = None if mark is None else desired_view(term, mark, derived[node])
+        changes[keys.desired_of(node)] = (
+            None if mark is None else desired_view(term, mark, derived[node], secret_fields)
+        )
     for node, actions in pending.items():
         changes[keys.actions_of(node)] = actions_view(term, actions) if actions else None
     return changes
+
+
+def marked_again(keys: Keys, term: Term, state: State, derivation: SpecDeriver, changes: ViewChanges) -> ViewChanges:
+    """The desired states that are not among `changes`, for other marks of secret fields. Their orders stay the same.
+
+    state: before the entry that brings the other marks. Nodes whose recorded spec cannot be derived are left out.
+    """
+    found: ViewChanges = {}
+    for node, mark in state.specs.items():
+        key, derived = keys.desired_of(node), derivation[node]
+        if key not in changes and derived.spec is not None and derived.hash == mark.hash:
+            found[key] = desired_view(term, mark, derived, derivation.secret_fields)
+    return found
 
 
 def all_views(keys: Keys, term: Term, state: State, derivation: SpecDeriver) -> dict[str, bytes]:
@@ -118,7 +137,7 @@ def view_of(keys: Keys, term: Term, state: State, derivation: SpecDeriver, key: 
         mark = state.specs.get(node)
         if mark is None or derivation[node].spec is None:
             return None
-        return desired_view(term, mark, derivation[node])
+        return desired_view(term, mark, derivation[node], derivation.secret_fields)
     if key.startswith(keys.actions):
         pending = state.actions.get(key.removeprefix(keys.actions))
         return actions_view(term, pending) if pending else None

@@ -19,7 +19,7 @@ from masterd.replication.replica import Replica
 from masterd.state_machine.batch import Batch, BatchLimits, CommandRequest
 from masterd.state_machine.leader_clock import LeaderClock
 from masterd.state_machine.specs import SpecDeriver
-from masterd.state_machine.views import TxnBudget, changes_of, document_view
+from masterd.state_machine.views import TxnBudget, changes_of, document_view, marked_again
 from masterd.term.derivation.all_specs import DerivationLimits, DerivedSpecs, derive_all
 from masterd.term.journal import Commit, Journal, TermBroken
 from masterd.term.pacing.batch_pace import BatchPace
@@ -229,7 +229,10 @@ class Committer:
         floor = self._replica.state.floor_within(self.ids_bytes_max)
         application = self.application_to_record
         raw = encode_entry(term.epoch, term.revision, nonce, batch.encoded, floor, application)
-        changes = changes_of(self._keys, term, batch.records, batch.changed_specs, batch.pending)
+        marks = self.spec_deriver.secret_fields
+        changes = changes_of(self._keys, term, batch.records, batch.changed_specs, batch.pending, marks)
+        if marks != self.spec_deriver.secret_fields_of(self._replica.state.inventory):
+            changes.update(marked_again(self._keys, term, self._replica.state, self.spec_deriver, changes))
         time_slice = TimeSlice()
         for path, document in batch.restored_documents.items():
             changes[self._keys.document(path)] = None if document is None else document_view(last, document)

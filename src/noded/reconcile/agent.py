@@ -25,7 +25,7 @@ from noded.registration.claim import NodeClaim
 from nodestore.schema.models import Desired, Status
 from nodestore.support.jsonio import Document, Json, dumps
 from nodestore.support.logs import RateLimitedLog, one_line
-from nodestore.support.secrets import secrets_in, without_secrets
+from nodestore.support.secrets import SecretFields, without_secrets
 from nodestore.support.waiting import set_within
 
 log = logging.getLogger(__name__)
@@ -355,12 +355,15 @@ class Agent:
     # --- reports ---
 
     def without_secrets(self, value: T, *others: Json) -> T:
-        """A copy of what is to be logged or reported, without what the specs and `others` hold in fields that are named
-        like a secret. noded does not know the marks of the configuration: a masterd applies those when it answers."""
+        """A copy of what is to be logged or reported, without what the specs and `others` hold in secret fields.
+
+        Secret are fields with such a name, and those that the desired state marks.
+        """
         desired, memory = self._desired_in_force, self._memory
+        fields = SecretFields(() if desired is None else desired.secret_fields)
         specs = (None if desired is None else desired.spec, memory.applied, memory.good)
         values = [part for spec in specs if spec is not None for part in (spec.settings, spec.document)]
-        return without_secrets(value, secrets_in(*values, *others))
+        return without_secrets(value, fields.texts(*values, *others))
 
     @property
     def _desired_in_force(self) -> Desired | None:

@@ -401,6 +401,9 @@ class Desired(Stored):
     term: int
     generation: int
     spec: Spec
+    secret_fields: tuple[str, ...] = Field(
+        default=(), description="marks of secret fields, for what noded logs and reports; absent if there are none"
+    )
 
     @property
     def order(self) -> tuple[int, int, int]:

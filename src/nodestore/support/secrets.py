@@ -119,11 +119,6 @@ def masked(value: Json) -> Json:
     return _BY_NAME.masked(value)
 
 
-def secrets_in(*values: Json) -> tuple[str, ...]:
-    """The values that are named like a secret, as texts: see `SecretFields.texts`."""
-    return _BY_NAME.texts(*values)
-
-
 def without_secrets(value: T, secrets: tuple[str, ...]) -> T:
     """A copy whose texts contain none of `secrets`, which `SecretFields.texts` returned."""
     return cast(T, _without(value, secrets)) if secrets else value

@@ -17,6 +17,7 @@ from nodectl import Client
 from nodestore.errors import Invalid, NodectlError
 from nodestore.pki.private_files import is_exposed
 from nodestore.schema.keys import Keys
+from nodestore.schema.models import Desired, decode
 from tests.support.cli import InProcessNodectl
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.masters import Masters
@@ -25,7 +26,7 @@ from tests.support.waiting import eventually
 
 CANARY = "canary-"
 SOURCE = f"# it was {CANARY}comment before\nnodes: ..."
-CODE = "import os, sys; sys.exit(os.environ['STREAM_PASSWORD'] + ' is refused')"
+CODE = "import os, sys; sys.exit(os.environ['STREAM_PASSWORD'] + ' and ' + sys.argv[2] + ' are refused')"
 INVENTORY = {
     "secret_fields": ["pin", "player.stream"],
     "nodes": {
@@ -75,6 +76,7 @@ async def test_no_secret_is_shown_or_logged(etcd_one: EtcdCluster, keys: Keys, t
                 assert CANARY in str(await admin.document("vault/one"))
                 assert CANARY in str(await admin.config())
                 assert CANARY in str(await admin.history())
+                await _mark_another(admin, masters, keys)
             shown = {f"table: {name}": text for name, text in (await _tables(url, tokens["admin"], tmp_path)).items()}
             for role in ("viewer", "operator"):
                 shown |= {f"{role}: {path}": text for path, text in (await _answers(url, tokens[role])).items()}
@@ -106,12 +108,36 @@ async def _plant(admin: Client) -> None:
     await admin.snapshot_save("one")
 
 
+async def _mark_another(admin: Client, masters: Masters, keys: Keys) -> None:
+    """A mark that changes no spec reaches noded too, and changes no generation."""
+    key = keys.desired_of(NODE)
+
+    async def desired() -> Desired:
+        found = await masters.etcd.get(key)
+        assert found is not None
+        return decode(Desired, found.value, key)
+
+    before = await desired()
+    assert before.secret_fields[:2] == ("pin", "player.stream")
+    await admin.config_apply({**INVENTORY, "secret_fields": ["pin", "player.stream", "extra"]}, source=SOURCE)
+
+    async def is_marked() -> bool:
+        return "extra" in (await desired()).secret_fields
+
+    await eventually(is_marked, "the desired state holds the new mark")
+    assert (await desired()).order == before.order
+
+
 async def _check_operator(url: str, token: str) -> None:
     """An operator may send a secret, but not write back the mask in its place."""
     async with Client(url, token=token, read_timeout_s=30.0) as operator:
         assert (await operator.document("vault/one"))["document"] == {"pin": "***", "door": {"code": "***"}}
         with pytest.raises(Invalid, match="stands for a secret that was not shown"):
             await operator.command("vault.open", {"pin": "***"})
+        [opened, *_] = (await operator.history(command="vault.open"))["entries"]
+        assert "problem" not in opened
+        settled = await operator.outcome_of(opened["id"], 0)  # of a command that the admin sent
+        assert (settled["took_effect"], settled["result"]) == (True, {"pin": "***"})
 
 
 async def _answers(url: str, token: str) -> dict[str, str]:

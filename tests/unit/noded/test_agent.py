@@ -131,6 +131,24 @@ async def test_a_state_that_contains_itself_is_left_out_if_the_spec_holds_a_secr
         assert "omitted" in (await rig.ready(1)).actual
 
 
+async def test_secrets_that_the_desired_state_marks_are_in_no_report_and_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the present spec, and in what the driver raised and found."""
+    spec = Spec(driver="fake", document={"scene": "one", "pin": "canary-1", "player": {"stream": "canary-2"}})
+    order = Desired(epoch=1, term=1, generation=1, spec=spec, secret_fields=("pin", "player.stream"))
+    async with running(tmp_path) as rig:
+        rig.driver.trouble = [DriverError("canary-1 is wrong, and so is canary-2")]
+        rig.driver.found = Actual({"shows": "canary-2"})
+        rig.orders.observe(order.encode())
+        rig.agent.wake()
+        await rig.ready(1)
+        reports = b" ".join(status.encode() for status in rig.told).decode()
+    assert "*** is wrong, and so is ***" in reports
+    assert "canary" not in reports
+    assert "canary" not in caplog.text
+
+
 @pytest.mark.parametrize("unsettled_s", [math.nan, -1.0, "soon", None])
 async def test_a_settling_time_that_is_no_time_is_an_error(tmp_path: Path, unsettled_s: Any) -> None:
     """A driver of the user's own cannot end noded with it."""

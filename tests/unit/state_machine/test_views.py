@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masterd.state_machine.specs import SECRET_FIELDS_MAX
 from masterd.state_machine.views import (
     TxnBudget,
     ViewChanges,
@@ -15,10 +16,11 @@ from masterd.state_machine.views import (
     desired_view,
     difference,
     fits,
+    marked_again,
     size_of,
 )
 from nodestore.schema.keys import Keys
-from nodestore.schema.models import Desired, DocumentView, Entry, SpecMark, Term, decode
+from nodestore.schema.models import Desired, DocumentView, Entry, Inventory, SpecMark, Term, decode
 from tests.support.toy_app import Line, inventory
 
 KEYS = Keys("test")
@@ -75,6 +77,39 @@ def test_changes_applied_one_after_another_are_all_views() -> None:
     entry = decode(Entry, line.entries[-1], "entry")
     publish_and_check(changes_of(KEYS, TERM, entry.commands, {"n2": line.derivation["n2"]}))
     assert KEYS.desired_of("n2") not in shown
+
+
+def marked(*marks: str) -> Inventory:
+    return Inventory.model_validate({"nodes": {"n1": {}, "n2": {}}, "secret_fields": marks})
+
+
+def test_a_desired_state_holds_the_marks_of_secret_fields() -> None:
+    """Without marks it is as before. Other marks change each desired state, but no spec and no order."""
+    line = Line()
+    line.adopt(marked())
+    line.run(*(line.request("put", path=f"nodes/{node}", document={"x": 1}) for node in ("n1", "n2")))
+    before = all_views(KEYS, TERM, line.state, line.derivation)
+    assert all(b"secret_fields" not in value for value in before.values())
+    state = line.state
+    assert line.derivation.secret_fields_of(marked("pin")) == ("pin",)
+    line.adopt(marked("pin"))
+    assert line.derivation.secret_fields == ("pin",)
+    changes = marked_again(KEYS, TERM, state, line.derivation, {})
+    after = all_views(KEYS, TERM, line.state, line.derivation)
+    assert changes == {key: after[key] for key in (KEYS.desired_of("n1"), KEYS.desired_of("n2"))}
+    for key, value in changes.items():
+        assert value is not None
+        assert key in before
+        new, old = decode(Desired, value, key), decode(Desired, before[key], key)
+        assert new.secret_fields == ("pin",)
+        assert new.model_copy(update={"secret_fields": ()}) == old
+    assert marked_again(KEYS, TERM, state, line.derivation, changes) == {}
+
+
+def test_a_desired_state_holds_a_bounded_number_of_marks() -> None:
+    line = Line()
+    line.adopt(marked(*(f"m{number}" for number in range(150))))
+    assert len(line.derivation.secret_fields) == SECRET_FIELDS_MAX
 
 
 def test_nothing_to_do_has_no_desired_state() -> None:

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from masterd.api.audit_export.records import (
     CommandPosition,
@@ -24,9 +25,9 @@ from masterd.api.read_sources import ReadSources
 from masterd.replication.journal_reader import read_entries
 from nodestore.errors import Garbage
 from nodestore.schema.records import JournalEntry
-from nodestore.support.secrets import SecretFields
 from nodestore.support.time_slices import TimeSlice
 
+Hide = Callable[[Any], Any]
 _ENTRIES_MAX = 64
 _BYTES_MAX = 4 << 20
 """How much is read from etcd at a time, a page more or less."""
@@ -81,7 +82,7 @@ class JournalSource:
         """
         if scanned >= self.index:
             return ExportBatch([], scanned)
-        secrets = (await self._sources.secrets()).fields
+        hide = (await self._sources.secrets()).content
         items: list[Exportable] = []
         time_slice = TimeSlice()
         skipped = done if repeat_after is None else repeat_after
@@ -91,7 +92,7 @@ class JournalSource:
                 items.append(self._unreadable(entry, at))
                 scanned = max(scanned, entry.index)
                 continue
-            for item in self._of_entry(entry, at, skipped, secrets):
+            for item in self._of_entry(entry, at, skipped, hide):
                 items.append(item)
                 await time_slice.yield_if_used_up()
             scanned = max(scanned, entry.last)
@@ -116,13 +117,13 @@ class JournalSource:
         return found
 
     def _of_entry(
-        self, entry: JournalEntry, done: CommandPosition | None, skipped: CommandPosition | None, secrets: SecretFields
+        self, entry: JournalEntry, done: CommandPosition | None, skipped: CommandPosition | None, hide: Hide
     ) -> Iterator[Exportable]:
         yield from self._before(entry, done)
         for record in entry.commands:
             position = CommandPosition(entry.epoch, record.index)
             if skipped is None or position > skipped:
-                yield Exportable(command_record(self._cluster, record, entry, secrets), position)
+                yield Exportable(command_record(self._cluster, record, entry, hide), position)
 
     def _before(self, entry: JournalEntry, done: CommandPosition | None) -> Iterator[Exportable]:
         """Records of what is missing between the last exported command and this entry."""

@@ -6,14 +6,13 @@ A line is bounded and in ASCII. Arguments that are too long are left out: the jo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nodestore.schema.api_types import AuditEntry
 from nodestore.schema.limits import shortened
 from nodestore.schema.records import JournalEntry, JournalRecord
-from nodestore.support.secrets import SecretFields
 
 _NAMES_MAX = 20
 """How many changed documents and nodes are named. The others are counted."""
@@ -60,8 +59,11 @@ class ExportRecord:
         return _json({**{name: fields[name] for name in _ALWAYS if name in fields}, "left_out": ["all else"]})
 
 
-def command_record(cluster: str, record: JournalRecord, entry: JournalEntry, secrets: SecretFields) -> ExportRecord:
-    """A command of the journal: who changed what, from where, in which order. Its secrets are `***`."""
+def command_record(
+    cluster: str, record: JournalRecord, entry: JournalEntry, hide: Callable[[Any], Any]
+) -> ExportRecord:
+    """A command of the journal: who changed what, from where, in which order. hide: returns its arguments without
+    secrets."""
     fields: dict[str, Any] = {
         "position": str(CommandPosition(entry.epoch, record.index)), "cluster": cluster, "term": entry.term,
         "name": record.name, "actor": record.actor, "address": record.address, "on_behalf_of": record.on_behalf_of,
@@ -75,7 +77,7 @@ def command_record(cluster: str, record: JournalRecord, entry: JournalEntry, sec
         if items:
             fields[name] = _names(list(items))
     if is_small(record.args):
-        fields["args"] = secrets.masked(record.args)
+        fields["args"] = hide(record.args)
     else:
         fields["left_out"] = ["args"]
     return ExportRecord("command", record.time, {name: item for name, item in fields.items() if item != ""})

@@ -264,7 +264,7 @@ class StoreRepair:
         wanted = self._wanted(key)
         if wanted == value or wanted is None or value is None:
             return wanted == value
-        return not key.startswith(self._keys.state) and equal_but_for_term(value, wanted)
+        return not key.startswith(self._keys.state) and equal_but_for_term(value, wanted, or_marks=True)
 
     def _report_head(self) -> None:
         self._report(f"{self._keys.head} was deleted or changed by another program: written again")

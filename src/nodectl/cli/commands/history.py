@@ -52,7 +52,7 @@ def history(
     The newest comes first; with --follow the oldest. With a filter, all of the retained journal is searched.
 
     Kept: the commands of the last hour, and the last 10,000. Fewer if they take more than 24 MiB, or if etcd is nearly
-    full. To keep more: masterd --audit-export.
+    full. masterd with --audit-export passes them on, to keep more.
     """
     wanted = _Filter(node, actor, command, None if since is None else parse_moment(since, time.time()))
     out = Output(output)

@@ -18,6 +18,7 @@ from masterd.api.audit_export.exporter import EVENTS_MAX, Exporter
 from masterd.api.audit_export.journal_source import JournalSource
 from masterd.api.audit_export.progress import ProgressFile
 from masterd.api.audit_export.records import ExportRecord
+from masterd.api.secret_views.hiding import SecretMarks
 from masterd.state_machine.state import State
 from nodestore.schema.models import Inventory
 from tests.support.fakes.journal_world import JournalWorld
@@ -308,3 +309,14 @@ def test_progress_that_cannot_be_read_begins_anew(tmp_path: Path) -> None:
         [written] = path.glob("audit-export-c-*.json")
         written.write_bytes(content)
         assert file.load().position is None
+
+
+async def test_all_arguments_are_masked_while_the_marks_of_the_application_are_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SecretMarks, "are_known", False)
+    case = Case(tmp_path)
+    case.world.commit(args={"door": "1234", "x": 1})
+    async with case.running():
+        await case.taken("1.1")
+    assert case.sink.taken[0]["args"] == {"door": "***", "x": "***"}

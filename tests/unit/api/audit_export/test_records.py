@@ -20,7 +20,7 @@ def exported(bytes_max: int = 8_000, **more: Any) -> dict[str, Any]:
     fields = {"index": 7, "id": "c7", "actor": "token:jo", "time": 5.0, "name": "node.set", "args": {}, **more}
     record = CommandRecord(**fields)
     entry = Entry(epoch=2, term=9, nonce="n", commands=(record,))
-    line = command_record("wall", record, entry, MARKS).line(bytes_max)
+    line = command_record("wall", record, entry, MARKS.masked).line(bytes_max)
     assert len(line) <= bytes_max
     assert line.isascii()
     assert "\n" not in line
