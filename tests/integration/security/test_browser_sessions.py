@@ -153,6 +153,15 @@ async def test_a_browser_that_does_not_know_the_authority_shows_nothing(
         await page.until("document.body.innerText.includes('ERR_CERT_AUTHORITY_INVALID')")
 
 
+async def test_without_tls_there_is_no_form_for_a_token(etcd_one: EtcdCluster, keys: Keys) -> None:
+    async with Masters(etcd_one, keys, arguments=["--require-credentials"]) as masters:
+        masters.start("m1")
+        await masters.wait_candidate("m1")
+        async with driven(f"{masters.running['m1'].url}/") as page:
+            await page.until("document.body.innerText.includes('A login needs TLS')")
+            assert not await page.run(LOGGED_OUT)
+
+
 @pytest.mark.parametrize("is_trusted", [False, True], ids=["stranger", "trusted origin"])
 async def test_another_web_server_on_the_pc_does_nothing_with_the_cookie(
     etcd_one: EtcdCluster, keys: Keys, tmp_path: Path, is_trusted: bool
