@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from nodestore.errors import Conflict, Garbage, OutcomeUnknown, Unavailable
 from nodestore.schema.keys import Keys
 from nodestore.schema.models import Epoch, Head, decode
+from nodestore.support.files.owner_only import restrict_new
 
 if TYPE_CHECKING:
     from nodestore.etcd.session import Etcd
@@ -64,6 +65,8 @@ async def _save_from(etcd: Etcd, keys: Keys, endpoint: str, file: Path, progress
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as output:
+            with contextlib.suppress(OSError):  # a USB stick may have neither modes nor access lists
+                restrict_new(part, 0o600)  # it holds all secrets of the cluster
             size, digest = await _download(etcd, endpoint, output.write, progress)
             output.flush()
             os.fsync(output.fileno())

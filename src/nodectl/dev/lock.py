@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nodestore.errors import Unavailable
-from nodestore.support.file_lock import lock_now
+from nodestore.support.files.file_lock import lock_now
 
 _PAUSE_S = 0.05
 

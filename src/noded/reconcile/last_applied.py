@@ -8,7 +8,8 @@ from typing import Protocol
 from nodestore.errors import Garbage
 from nodestore.pki.private_files import PRIVATE_MODE, make_owner_only
 from nodestore.schema.models import Desired, decode
-from nodestore.support.atomic_files import read_bounded, restrict, write_atomic
+from nodestore.support.atomic_files import read_bounded, write_atomic
+from nodestore.support.files.owner_only import restrict
 
 
 class LastAppliedStore(Protocol):

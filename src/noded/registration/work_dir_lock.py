@@ -15,8 +15,8 @@ from pathlib import Path
 
 from nodestore.errors import Conflict, NodectlError
 from nodestore.pki.private_files import make_owner_only
-from nodestore.support.atomic_files import restrict
-from nodestore.support.file_lock import lock_now
+from nodestore.support.files.file_lock import lock_now
+from nodestore.support.files.owner_only import restrict
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from nodestore.pki import signing
 from nodestore.pki.identity import Subject
 from nodestore.pki.private_files import write_private, write_public
 from nodestore.pki.records import AuthorityName, IssuedCertificates
-from nodestore.support.file_lock import lock_now
+from nodestore.support.files.file_lock import lock_now
 from nodestore.support.tls_files import read_revoked
 
 STEMS: dict[AuthorityName, str] = {"cluster": "ca", "peers": "peer-ca"}

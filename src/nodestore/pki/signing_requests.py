@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import warnings
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from nodestore.errors import Invalid
-from nodestore.pki.identity import Subject
+from nodestore.pki.identity import COMMON_NAME_CHARS_MAX, Subject
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -102,12 +103,16 @@ def _parse(content: bytes) -> x509.CertificateSigningRequest:
 
 def _identity_of(request: x509.CertificateSigningRequest) -> Subject:
     try:
-        attributes = list(request.subject)
+        with warnings.catch_warnings(action="ignore"):  # about a length that is refused below
+            attributes = list(request.subject)
     except _MALFORMED:
         raise Invalid("the subject of the request is malformed") from None
     if len(attributes) != 1 or attributes[0].oid != NameOID.COMMON_NAME:
         raise Invalid("the subject of the request is not a single CN=KIND:NAME, such as CN=masterd:pc1")
-    return Subject.parse(str(attributes[0].value))
+    text = str(attributes[0].value)
+    if len(text) > COMMON_NAME_CHARS_MAX:  # a message must not repeat a long text
+        raise Invalid(f"the subject of the request has more than {COMMON_NAME_CHARS_MAX} characters")
+    return Subject.parse(text)
 
 
 def _strong_key(request: x509.CertificateSigningRequest) -> PublicKey:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from nodestore.support.files.owner_only import restrict_new
+
 FILE_BYTES_MAX = 8 << 20
 _REPLACE_TIMEOUT_S = 3.0
 _IN_USE = (5, 32)
@@ -35,7 +37,8 @@ def replace_file(source: Path, target: Path) -> None:
 def write_atomic(path: Path, content: bytes, mode: int | None = None, *, owner: tuple[int, int] | None = None) -> None:
     """Write a file atomically and durably: after a power cut too, it holds the old content or the new one.
 
-    mode: the permissions of the new file; None: those of the umask. owner: its user and group id, POSIX only; -1 for
+    mode: the permissions of the new file; None: those of the umask. On Windows, a mode without rights for others keeps
+    it from other users by its access list. owner: its user and group id, POSIX only; -1 for
     that of this process. OSError if it fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ def write_atomic(path: Path, content: bytes, mode: int | None = None, *, owner: 
             if owner is not None and sys.platform != "win32":
                 os.chown(draft, *owner)  # first, because it clears the bits for setuid and setgid
             if mode is not None:
-                draft.chmod(mode)  # before the content is written
+                restrict_new(draft, mode)  # before the content is written
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -67,12 +70,6 @@ def _sweep(path: Path) -> None:
         if owner.isascii() and owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
             with contextlib.suppress(OSError):
                 path.with_name(name).unlink()
-
-
-def restrict(path: Path) -> None:
-    """Make a file or directory of an earlier release unreadable for other users. POSIX only. Raises OSError."""
-    if sys.platform != "win32" and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
-        path.chmod(mode & 0o700)
 
 
 def _open_at_once(path: str, flags: int) -> int:

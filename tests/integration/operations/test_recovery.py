@@ -96,6 +96,7 @@ class Disaster:
         self.saved = await set_text(self.masters, "kept")
         output = await self.nodectl("backup", str(self.backup_file), "-o", "json")
         assert (output.code, output.json["index"], output.json["epoch"]) == (0, self.saved, 1), output
+        assert self.backup_file.stat().st_mode & 0o077 == 0  # it holds secrets
         assert hashlib.sha256(self.backup_file.read_bytes()).hexdigest() == output.json["sha256"]
 
     async def go_on_after_the_backup(self) -> None:

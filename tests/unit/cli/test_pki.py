@@ -62,6 +62,8 @@ def test_a_request_is_made_on_the_pc_and_signed_where_the_authorities_are(call: 
     directory = tmp_path / "pki" / "issued" / "etcd-pc1"
     names = sorted(path.name for path in directory.iterdir())
     assert names == ["ca.crl", "ca.crt", "pc1-peer.crt", "pc1.crt", "peer-ca.crl", "peer-ca.crt"]
+    shown = json.loads(call("show", "-o", "json").out)["certificates"]
+    assert [item["key_on_pc"] for item in shown] == [True, True]
     assert "the request is for etcd:pc1, not for etcd:pc2" in call("issue", "etcd:pc2", "--csr", made.out.strip()).err
 
 

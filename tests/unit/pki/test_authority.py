@@ -17,7 +17,7 @@ from nodestore.pki import private_files, signing
 from nodestore.pki.authority import Authorities
 from nodestore.pki.identity import Subject
 from nodestore.support.der import issuer_and_serial
-from nodestore.support.file_lock import lock_now
+from nodestore.support.files.file_lock import lock_now
 from nodestore.support.tls_files import TlsFiles, read_revoked
 
 DAY_S = 86_400.0

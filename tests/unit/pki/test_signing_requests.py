@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,14 @@ def test_another_subject_is_invalid(authorities: Authorities, subject: x509.Name
     with pytest.raises(Invalid, match=says):
         authorities.sign_request(MASTERD, csr(subject, signing.new_key()))
     assert authorities.records().issued == ()
+
+
+def test_a_long_subject_is_not_repeated(authorities: Authorities) -> None:
+    with warnings.catch_warnings(action="ignore"):  # the library warns of what is tried here
+        long = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x" * 999, _validate=False)])
+    with pytest.raises(Invalid, match="more than 64 characters") as refused:
+        authorities.sign_request(MASTERD, csr(long, signing.new_key()))
+    assert len(str(refused.value)) < 100
 
 
 @pytest.mark.parametrize(

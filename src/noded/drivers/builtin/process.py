@@ -34,6 +34,7 @@ from nodestore.processes import child_processes
 from nodestore.processes.log_file import LogFile
 from nodestore.schema.models import Spec
 from nodestore.support import atomic_files, jsonio
+from nodestore.support.files import owner_only
 from nodestore.support.logs import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ class ProcessDriver:
         """
         path = self._path(settings)
         with contextlib.suppress(OSError):
-            atomic_files.restrict(path)  # an earlier release made it for everybody
+            owner_only.restrict(path)  # an earlier release made it for everybody
         if atomic_files.read_bounded(path) != document:
             try:
                 # it may hold secrets, and the program that reads it runs as noded's user

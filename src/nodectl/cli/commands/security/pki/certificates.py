@@ -190,7 +190,7 @@ def _as_dict(record: IssuedCertificate) -> dict[str, Any]:
     return {
         "identity": record.identity, "authority": record.authority, "serial": record.serial,
         "addresses": list(record.names), "issued": record.issued, "ends": record.ends, "revoked": record.revoked,
-        "directory": record.directory,
+        "directory": record.directory, "key_on_pc": bool(record.public_key),
     }  # fmt: skip
 
 
