@@ -266,10 +266,16 @@ class Committer:
             self._replica.up_to_date_at = time.monotonic()
             if publish and not views:
                 await self.publisher.write_views(changes, last, self._settings.txn_budget(0))
+            self._log_turnover.start()
         except LeadershipLost:
             raise
         except Exception as error:  # whatever it is, memory and journal may differ now
             raise TermBroken(f"index {last} is committed, but could not be applied or published: {error}") from error
+
+    async def close(self) -> None:
+        """End the threads and tasks, at the end of the term."""
+        self.worker.close()
+        await self._log_turnover.close()
 
     async def _restore_guards(self, batch: Batch) -> list[tuple[Compare, Op]]:
         """Return compares and writes that prevent deletion of the restored snapshots. NotFound if one was deleted."""

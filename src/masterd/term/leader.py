@@ -184,7 +184,7 @@ class Leader:
             if self._parts.space_keeper is not None:
                 self._parts.space_keeper.set_journal_owner(None)
             self._end(LeadershipLost(f"{self._parts.master} no longer leads"))
-            self._committer.worker.close()
+            await self._committer.close()
             await self._read_index.close()
 
     async def _prepare(self) -> None:

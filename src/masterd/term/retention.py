@@ -71,14 +71,14 @@ def is_snapshot_due(settings: RetentionSettings, commands: int, journal_bytes: i
 
 
 def _journal_bytes_min(settings: RetentionSettings, snapshot_bytes: int) -> int:
-    """Return how many bytes the journal must grow before the next snapshot: half the size of the last one.
+    """Return how many bytes the journal must grow before the next snapshot: the size of the last one.
 
     Without this, snapshots would be the larger part of all writes under load: with 200,000 command ids, each snapshot
     has 20 MB. Returns 0 if the last snapshot was small, and never more than a third of `journal_bytes_max`.
     """
     if snapshot_bytes <= _SMALL_BYTES:
         return 0
-    return min(snapshot_bytes // 2, settings.journal_bytes_max // 3)
+    return min(snapshot_bytes, settings.journal_bytes_max // 3)
 
 
 class JournalRetention:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -58,6 +59,50 @@ def test_small_entries_change_nothing() -> None:
             assert found is not None
             assert (found.value, found.mod_revision) == (b"head", revision)
             assert (await etcd.range(KEYS.prefix)).revision == revision
+
+    with VirtualTime() as world:
+        world.run(work())
+
+
+def test_small_entries_are_written_while_the_next_batch_runs() -> None:
+    """The next commit waits for what is left of them. Without a next one, they are written all the same."""
+    link = _Sent()
+
+    async def work() -> None:
+        async with Etcd(SETTINGS, connect=link.connect) as etcd:
+            credit = _credit()
+            turnover = LogTurnover(etcd, KEYS, credit)
+            turnover.start()
+            turnover.note_commit(1, 600, 1)
+            turnover.start()
+            turnover.start()
+            assert link.sent == 0
+            await turnover.catch_up()
+            assert (link.sent, credit.entries_due) == (5, 0)
+            turnover.note_commit(1, 300, 2)
+            turnover.start()
+            await asyncio.sleep(1.0)
+            assert (link.sent, credit.entries_due) == (7, 0)
+            await turnover.close()
+
+    with VirtualTime() as world:
+        world.run(work())
+
+
+def test_at_the_end_of_a_term_no_small_entry_is_left_in_flight() -> None:
+    link = _Sent(LOST)
+
+    async def work() -> None:
+        async with Etcd(SETTINGS, connect=link.connect) as etcd:
+            turnover = LogTurnover(etcd, KEYS, _credit())
+            turnover.note_commit(1, 600, 1)
+            turnover.start()
+            await asyncio.sleep(0.1)
+            assert link.sent
+            before = len(asyncio.all_tasks())
+            await turnover.close()
+            assert len(asyncio.all_tasks()) < before
+            await turnover.close()
 
     with VirtualTime() as world:
         world.run(work())

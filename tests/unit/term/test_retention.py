@@ -18,7 +18,8 @@ _SETTINGS = RetentionSettings(snapshot_every_commands=100, snapshot_every_bytes=
         (0, 0, 0, False),
         (100, 5_000, 1 << 20, True),  # a small one costs nothing
         (5_000, 4 << 20, 20 << 20, False),  # it would be five times what it saves
-        (5_000, 10 << 20, 20 << 20, True),
+        (5_000, 10 << 20, 12 << 20, False),
+        (5_000, 12 << 20, 12 << 20, True),
         (5_000, 15 << 20, 500 << 20, False),
         (5_000, 16 << 20, 500 << 20, True),  # the journal has its bound all the same
     ],
@@ -26,5 +27,5 @@ _SETTINGS = RetentionSettings(snapshot_every_commands=100, snapshot_every_bytes=
 def test_a_snapshot_is_due_when_it_is_worth_it(
     commands: int, journal_bytes: int, snapshot_bytes: int, due: bool
 ) -> None:
-    """After so many commands or bytes; a large one not before the journal has grown by half of its size."""
+    """After so many commands or bytes; a large one not before the journal has grown by its size."""
     assert is_snapshot_due(_SETTINGS, commands, journal_bytes, snapshot_bytes) is due

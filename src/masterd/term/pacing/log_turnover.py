@@ -11,6 +11,7 @@ from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd, cmp_mod, op_delete
 from nodestore.schema.keys import Keys
 from nodestore.support.logs import RateLimitedLog
+from nodestore.support.tasks import owned_task
 
 log = logging.getLogger(__name__)
 
@@ -21,16 +22,33 @@ _NEVER = (1 << 62) + 1
 
 
 class LogTurnover:
-    """Keeps etcd's raft log small in bytes while a leader commits large documents."""
+    """Keeps etcd's raft log small in bytes while a leader commits large documents, or many commands at once.
+
+    After each commit, `start` begins to write the small entries that are due, while the callers get their answers and
+    the next batch runs. Before the next commit, `catch_up` waits until they are written.
+    """
 
     def __init__(self, etcd: Etcd, keys: Keys, credit: LogCredit | None = None) -> None:
         self._etcd, self._keys, self._credit, self._rate = etcd, keys, credit or LogCredit(), ByteRate()
         self._limited_log = RateLimitedLog(log, 60.0)
+        self._writing: asyncio.Task[None] | None = None
 
     def note_commit(self, commands: int, size: int, revision: int) -> None:
         """Note a commit of so many commands and `size` bytes, which got this revision."""
         self._credit.note_commit(size, revision)
         self._rate.note_commit(commands, size, time.monotonic())
+
+    def start(self) -> None:
+        """Begin to write the small entries that are due. Returns at once."""
+        if self._writing is None and self._credit.entries_due > 0:
+            self._writing = owned_task(self._write_entries_due(), name="turn etcd's raft log over")
+
+    async def close(self) -> None:
+        """Write no more."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
 
     async def catch_up(self) -> float:
         """Write the small entries that are due, and wait until the rate of bytes allows another commit.
@@ -39,7 +57,12 @@ class LogTurnover:
         commit.
         """
         begun = time.monotonic()
-        await self._write_entries_due()
+        self.start()
+        if self._writing is not None:
+            try:
+                await self._writing
+            finally:
+                self._writing = None
         if (pause_s := self._rate.pause_s(time.monotonic())) > 0:
             await asyncio.sleep(pause_s)
         return time.monotonic() - begun
