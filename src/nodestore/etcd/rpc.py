@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
@@ -60,6 +61,8 @@ def _is_from_closed_loop(record: logging.LogRecord) -> bool:
 
 logging.getLogger("asyncio").addFilter(lambda record: not _is_from_closed_loop(record))
 
+_AHEAD_MAX = 4
+"""How many messages of a stream are read before they are received. More wait in grpc, whose windows hold the sender."""
 _FORMER_CHANNEL_S = 600.0
 """How long calls may continue on a channel after the certificates were renewed. A backup may take minutes."""
 
@@ -270,10 +273,14 @@ class RpcStream:
 
     def __init__(self, address: str, call: Any) -> None:
         self._address, self._call = address, call
-        self._reading: asyncio.Task[Any] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        """Reads ahead, from the first `receive` until the stream ends. A task for each message costs 20 us of CPU time
+        more, a tenth of what a message costs in all."""
+        self._messages: deque[Any] = deque()
+        self._room = asyncio.Event()
         self._wake_requested = False
         self._waiting: asyncio.Future[None] | None = None
-        """What a pending `receive` waits for: the end of the read, its timeout, or `wake_reader`."""
+        """What a pending `receive` waits for: a message, the end of the stream, its timeout, or `wake_reader`."""
         self._timer = SharedTimer()
 
     async def send(self, message: Message, timeout_s: float) -> None:
@@ -294,20 +301,21 @@ class RpcStream:
             raise await self._end_status() from None
 
     async def receive(self, timeout_s: float) -> Any | None:
-        """The next message. None if none arrived in time, or after `wake_reader`; then the read stays pending."""
+        """The next message. None if none arrived in time, or after `wake_reader`."""
         if self._reading is None:
-            self._reading = owned_task(self._read())
+            self._reading = owned_task(self._read_ahead())
             self._reading.add_done_callback(self._end_wait)
-        reading = self._reading
-        if not reading.done() and not self._wake_requested:
+        if not self._messages and not self._reading.done() and not self._wake_requested:
             await self._wait(timeout_s)
         self._wake_requested = False
-        if not reading.done():
+        if self._messages:
+            self._room.set()
+            return self._messages.popleft()
+        if not self._reading.done():
             return None
-        self._reading = None
-        if reading.cancelled() or reading.exception() is not None or reading.result() is aio.EOF:
-            raise await self._end_status()
-        return reading.result()
+        if not self._reading.cancelled():
+            self._reading.exception()  # `_end_status` has the reason
+        raise await self._end_status()
 
     def wake_reader(self) -> None:
         """Make the pending `receive`, or else the next one, return None at once."""
@@ -323,8 +331,8 @@ class RpcStream:
             timeout.cancel()
             self._waiting = None
 
-    def _end_wait(self, read: object = None) -> None:
-        """End the wait of a pending `receive`. read: unused."""
+    def _end_wait(self, ended: object = None) -> None:
+        """End the wait of a pending `receive`. ended: unused."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
@@ -338,11 +346,17 @@ class RpcStream:
             if not self._reading.cancelled():
                 self._reading.exception()  # retrieved, or asyncio would log it as never retrieved
 
-    async def _read(self) -> Any:
+    async def _read_ahead(self) -> None:
+        """Read messages until the stream ends; at most _AHEAD_MAX that were not received yet."""
         # If read() is cancelled before the server's headers arrive, it swallows the cancellation and never returns. So
         # wait for the headers first.
         await self._call.initial_metadata()
-        return await self._call.read()
+        while (message := await self._call.read()) is not aio.EOF:
+            self._messages.append(message)
+            self._end_wait()
+            while len(self._messages) >= _AHEAD_MAX:
+                self._room.clear()
+                await self._room.wait()
 
     async def _end_status(self) -> RpcFailed:
         """The status with which the stream ended. The error of a failed write does not contain it."""
