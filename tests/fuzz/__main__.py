@@ -117,8 +117,14 @@ def _keep(name: str) -> None:
         corpora.unpack(name, kept)
         merged.mkdir()
         (CACHE / name).mkdir(parents=True, exist_ok=True)
-        if _run(name, ["-merge=1", str(merged), str(kept), str(CACHE / name)], Path(folder), _SECONDS):
-            say(f"{name}: {corpora.save(name, corpora.files_in(merged))} inputs kept")
+        if not _run(name, ["-merge=1", str(merged), str(kept), str(CACHE / name)], Path(folder), _SECONDS):
+            return
+        found = corpora.files_in(merged)
+        say(
+            f"{name}: {corpora.save(name, found)} inputs kept"
+            if found
+            else f"{name}: FAILED, the fuzzer merged nothing"
+        )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def _json(data: bytes) -> None:
     agree("the canonical form", canonical(loads(raw)), raw)
     depth = _depth(value)
     agree("as deep as it is", is_nested_within(raw, depth), True)
-    if raw.count(b"{") + raw.count(b"[") == _containers(value) and depth:
+    if sum(raw.count(bracket) for bracket in b"{}[]") == 2 * _containers(value) and depth:
         agree("less deep than it is", is_nested_within(raw, depth - 1), False)
 
 
