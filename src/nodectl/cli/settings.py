@@ -102,14 +102,23 @@ def _with_login(settings: ClusterSettings, config: Path) -> ClusterSettings:
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
-    """Path of the configuration file: NODECTL_CONFIG, else the usual place of the platform."""
+    """Path of the configuration file: NODECTL_CONFIG, else the user's, else that of this PC if the user may read it."""
     if given := environ.get("NODECTL_CONFIG"):
         return Path(given)
     if sys.platform == "win32":
         base = Path(environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
     else:
         base = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return base / "nodectl" / "config.yaml"
+    own, of_pc = base / "nodectl" / "config.yaml", pc_config_path(environ)
+    return of_pc if not own.exists() and os.access(of_pc, os.R_OK) else own
+
+
+def pc_config_path(environ: Mapping[str, str]) -> Path:
+    """Path of the configuration file that `nodectl host init` writes, for the administrators of that PC."""
+    if sys.platform == "win32":
+        root = Path(environ.get("NODECTL_ROOT") or Path(environ.get("PROGRAMDATA") or r"C:\ProgramData") / "nodectl")
+        return root / "etc" / "nodectl.yaml"
+    return Path(environ.get("NODECTL_ROOT") or "/") / "etc" / "nodectl" / "nodectl.yaml"
 
 
 def from_environment(environ: Mapping[str, str]) -> ClusterSettings:

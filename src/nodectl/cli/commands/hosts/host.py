@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from nodectl.cli.commands.hosts.options import (
     progress_lines,
     run,
 )
+from nodectl.cli.settings import config_path
 from nodectl.terminal.output import Output
 from nodestore.errors import Invalid
 
@@ -88,7 +90,8 @@ def _show_next(out: Output, config: Path, token: NewJoinToken, address: str, por
     place = address if port == HostPorts().host else f"{address}:{port}"
     out.note(f"on each further PC (this token serves {token.uses} PCs until {local_time(token.ends)}):")
     out.write_line(f"nodectl host join {place} --token {token.text}")
-    out.note(f"then, on this PC: nodectl --config {config} status")
+    found = config_path(os.environ) == config
+    out.note(f"then, on this PC: nodectl {'' if found else f'--config {config} '}status")
 
 
 @app.command("join")
