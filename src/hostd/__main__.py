@@ -17,7 +17,9 @@ def main() -> int:
 
     child_processes.utf8_stdio()
     chosen = settings.parse()
-    return run_reaping_orphans(lambda: program.run("hostd", "hostd", chosen.log_level, daemon.run(chosen)))
+    return run_reaping_orphans(
+        lambda: program.run("hostd", "hostd", chosen.log_level, daemon.run(chosen), chosen.log_file)
+    )
 
 
 if __name__ == "__main__":

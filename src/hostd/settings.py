@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hostd.pc.layout import Layout
 from hostd.placement.placer import PlacementTiming
+from nodestore.daemon.log_target import LogFileSettings, add_log_file, log_file_settings
 from nodestore.daemon.options import Parser, read_log_level
 from nodestore.errors import Invalid
 from nodestore.support import logs
@@ -22,6 +23,8 @@ class HostdSettings:
     tick_s: float
     placement: PlacementTiming
     log_level: str
+    log_file: LogFileSettings | None = None
+    """Where the log goes; None: to stderr."""
 
 
 def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> HostdSettings:
@@ -50,6 +53,7 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
     parser.add_option(
         "log-level", str, default="info", meta="LEVEL", text=f"one of {', '.join(logs.LEVELS)} (default: info)"
     )
+    add_log_file(parser)
     options = parser.parse_args(arguments)
     try:
         level = read_log_level(None, options.log_level)
@@ -62,4 +66,5 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
         tick_s=options.tick,
         placement=PlacementTiming(settle_s=options.settle, learner_s=options.learner_wait, tick_s=options.tick),
         log_level=level,
+        log_file=log_file_settings(options),
     )

@@ -48,7 +48,7 @@ def test_a_file_that_cannot_be_renamed_is_begun_anew(tmp_path: Path, monkeypatch
     assert file.read_bytes() == b"".join(LINE % number for number in range(60, 75))
 
 
-@pytest.mark.parametrize("program", ["masterd", "noded"])
+@pytest.mark.parametrize("program", ["masterd", "noded", "hostd"])
 def test_a_program_logs_into_its_file(program: str, tmp_path: Path) -> None:
     """What it logs last, the error that ended it, is in the file too. Nothing goes to stderr."""
     path = tmp_path / "logs" / "own.log"
@@ -56,10 +56,12 @@ def test_a_program_logs_into_its_file(program: str, tmp_path: Path) -> None:
     arguments = {
         "masterd": ["--id", "pc1", "--listen", "192.0.2.1:8401", "--insecure"],
         "noded": ["--node", "pc1", "--work-dir", str(tmp_path / "file" / "below")],
+        "hostd": ["--root", str(tmp_path / "nothing")],
     }[program]
+    cluster = [] if program == "hostd" else ["--cluster", "w"]
     done = child_processes.run(
-        [sys.executable, "-m", program, "--cluster", "w", "--log-file", str(path), *arguments], timeout_s=60.0
+        [sys.executable, "-m", program, *cluster, "--log-file", str(path), *arguments], timeout_s=60.0
     )
     assert done.returncode != 0
     assert done.stderr == ""
-    assert re.search(rf"Z ERROR {program} pc1: stopped by an error: .*\n\Z", path.read_text(encoding="utf-8"))
+    assert re.search(rf"Z ERROR {program} \w+: stopped by an error: .*\n\Z", path.read_text(encoding="utf-8"))
