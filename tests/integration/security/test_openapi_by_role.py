@@ -1,8 +1,8 @@
 """The HTTP API over TLS, for a stranger, for each role, for a limited token and for a browser session: Schemathesis
 makes the requests up, from the whole OpenAPI document.
 
-Whatever is sent, nobody may do more than the table of rights says, nothing causes an internal error, and each answer is
-as published. The examples follow from the operation's name alone, so a failure comes again.
+Whatever is sent, no sender may do more than the table of rights says, nothing causes an internal error, and each answer
+is as published. The examples follow from the operation's name alone, so a failure comes again.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _is_denied(right: Right, who: str) -> bool:
 
 
 @pytest.mark.parametrize(("who", "method", "path", "mode"), TRIED)
-def test_nobody_does_more_than_the_table_says(
+def test_no_sender_does_more_than_the_table_says(
     plant: Plant, who: str, method: str, path: str, mode: GenerationMode
 ) -> None:
     right = RIGHTS[method.upper(), path]

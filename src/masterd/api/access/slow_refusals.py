@@ -1,4 +1,4 @@
-"""Answers invalid credentials late, as `refusal_delays` says, and looks at them again then."""
+"""Answers invalid credentials late, as `refusal_delays` says, after it has examined them once more."""
 
 from __future__ import annotations
 

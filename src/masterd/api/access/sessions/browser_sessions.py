@@ -1,8 +1,8 @@
 """Begins, moves and ends the sessions of web browsers. They are in etcd, so every master knows them.
 
 A login grants a lease of etcd and writes `access/sessions/<id>` with it: the hash of the cookie's secret, and the id of
-the token's grant. So whoever reads etcd or a backup cannot use a session, and role and limits are always those of the
-grant: a token that is revoked ends its sessions.
+the token's grant. So a person who reads etcd or a backup cannot use a session, and role and limits are always those of
+the grant: a token that is revoked ends its sessions.
 
 - **Idle end.** Requests with the cookie renew the lease, a few times in its TTL. No clock of a PC decides it, a renewal
   writes nothing, and it cannot bring back a session that has ended. After the absolute end, or without its grant, a
