@@ -108,6 +108,31 @@ def test_at_the_end_of_a_term_no_small_entry_is_left_in_flight() -> None:
         world.run(work())
 
 
+def test_a_defect_is_raised_by_the_next_commit_or_logged_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    link = _Sent()
+
+    def break_down(method: str, request: Any) -> Fate:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        async with Etcd(SETTINGS, connect=link.connect) as etcd:
+            turnover = LogTurnover(etcd, KEYS, _credit())
+            turnover.note_commit(1, 600, 1)
+            link.fates = break_down
+            turnover.start()
+            with pytest.raises(ZeroDivisionError):
+                await turnover.catch_up()
+            turnover.start()
+            await asyncio.sleep(0.1)
+            await turnover.close()
+
+    with VirtualTime() as world:
+        world.run(work())
+    assert [record.getMessage() for record in caplog.records] == [
+        "etcd's raft log was not turned over: ZeroDivisionError()"
+    ]
+
+
 @pytest.mark.parametrize("fate", [LOST, REFUSED, UNHEARD], ids=["lost", "refused", "unanswered"])
 def test_an_etcd_that_takes_none_does_not_hold_up_commits(fate: Fate) -> None:
     """They are due after the next commit instead."""

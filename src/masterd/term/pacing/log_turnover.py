@@ -48,7 +48,9 @@ class LogTurnover:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+            (ended,) = await asyncio.gather(writing, return_exceptions=True)
+            if isinstance(ended, Exception):  # no commit followed that would have raised it
+                log.error("etcd's raft log was not turned over: %r", ended, exc_info=ended)
 
     async def catch_up(self) -> float:
         """Write the small entries that are due, and wait until the rate of bytes allows another commit.
