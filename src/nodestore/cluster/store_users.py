@@ -80,13 +80,11 @@ def unused_users(keys: Keys, known: Iterable[StoreUser], found: StoreUsers) -> l
     return sorted(user for user in others if user.role(keys) in found.roles[str(user)])
 
 
-def as_difference(user: StoreUser) -> RightDifference:
-    """A user of `unused_users`, as a difference from the table."""
-    what = "no such master runs, and the configuration names none" if user.kind == "masterd" else (
-        "the configuration names no such node"
-    )  # fmt: skip
-    remedy = "if it is gone for good, run `nodectl etcd auth prune`"
-    return RightDifference(f"user {user}", f"has rights, although {what}", remedy, False)
+def describe_unused(user: StoreUser) -> str:
+    """Why a user is among `unused_users`."""
+    masters = "no such master runs, and the configuration names none"
+    what = masters if user.kind == "masterd" else "the configuration names no such node"
+    return f"user {user} has rights in etcd, although {what}"
 
 
 def parsed_users(names: Iterable[str]) -> frozenset[StoreUser]:

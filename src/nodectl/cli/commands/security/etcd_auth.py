@@ -88,15 +88,19 @@ def enable(
 def check(context: typer.Context, users: UsersArgument = None, output: OutputOption = Format.table) -> None:
     """Verify every permission in etcd. Exit code 1 if something differs from the table, or access control is off.
 
+    Users of masters and nodes that are not in the cluster any more are named; they do not change the exit code.
     It needs a certificate of kind maintenance, or --user root --password-file.
     """
     from nodestore.cluster.store_access import StoreAccess
+    from nodestore.cluster.store_users import describe_unused
 
     own, extra, out = _own_user(etcd_settings_of(context)[0]), _parsed(users), Output(output)
 
     async def work(etcd: Etcd, keys: Keys) -> list[RightDifference]:
         access = StoreAccess(etcd, keys, own, extra)
         found = await _state(access)
+        for user in await access.unused():
+            out.warn(f"{describe_unused(user)}; name it in this command, or run `nodectl etcd auth prune`")
         await _warn_of_versions(etcd, out)
         return found
 
@@ -148,14 +152,14 @@ def disable(context: typer.Context, yes: YesOption = False) -> None:
 
 
 async def _state(access: StoreAccess) -> list[RightDifference]:
-    from nodestore.cluster.store_users import RightDifference, as_difference
+    from nodestore.cluster.store_users import RightDifference
 
     found = (
         []
         if await access.is_enabled()
         else [RightDifference("access control", "is off", "run `nodectl etcd auth enable`")]
     )
-    return found + await access.differences() + [as_difference(user) for user in await access.unused()]
+    return found + await access.differences()
 
 
 def _own_user(settings: EtcdSettings) -> str:
