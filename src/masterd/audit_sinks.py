@@ -36,7 +36,7 @@ def parse_sink(text: str, platform: str = sys.platform) -> SinkSpec:
         raise ValueError(f"{text!r} is not one of {_EXPECTED}")
     if kind == "file":
         if not rest or not Path(rest).is_absolute():
-            raise ValueError(f"{text!r}: give the whole path of the file, such as file:/var/log/nodectl/audit.jsonl")
+            raise ValueError(f"{text!r}: give the whole path, such as file:/var/lib/nodectl/masterd/export.jsonl")
         return SinkSpec(text, "file", path=Path(rest))
     if kind in ("syslog", "eventlog") and rest in ("", "//"):
         if (kind == "eventlog") != (platform == "win32"):
