@@ -13,7 +13,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etcd demo test check nightly mutants loads documents drills units drivers browser deep fuzz audit format schemas services \
+.PHONY: help venv etcd demo test check nightly mutants loads documents drills units drivers browser kits deep fuzz audit format schemas services \
   lostkeys interop interop-venv bench bench-peers faults clean
 
 help:  ## this list
@@ -69,6 +69,18 @@ drivers: $(STAMP)  ## a part of nightly: the shipped drivers keep their whole co
 
 browser: $(STAMP)  ## a part of nightly: logins in a real Chromium, and pages of strangers, which can send and read nothing
 	$(BIN)/python -m tests.nightly --target=$@
+
+kits: $(STAMP)  ## a part of nightly: a Linux kit, built twice and run in a root with nothing but libc (root, network)
+	$(BIN)/python -m tests.nightly --target=$@
+
+# Exit code 77: Wine is not installed (Debian's packages wine and wine64, without what they recommend).
+.PHONY: windows-kit windows-test
+windows-kit: $(STAMP)  # the kit for Windows, built on Linux, without etcd: .cache/windows/kit.zip
+	@mkdir -p .cache/windows
+	$(BIN)/nodectl kit build --platform windows-amd64 --file .cache/windows/kit.zip
+
+windows-test: windows-kit  # the kit under Wine: its launchers, and the unit tests of tests/windows/listed.txt
+	$(BIN)/python -m tests.windows .cache/windows/kit.zip
 
 deep: $(STAMP)  ## a part of nightly: a wider search of the model, twenty times as many random cases
 	$(BIN)/python -m tests.nightly --target=$@

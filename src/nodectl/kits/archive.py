@@ -15,7 +15,7 @@ from typing import IO
 
 _TIME = (2026, 1, 1, 0, 0, 0)
 _TIME_S = 1_767_225_600
-_LEVEL = 9
+_LEVEL = 6
 
 
 def write_archive(folder: Path, target: Path) -> None:

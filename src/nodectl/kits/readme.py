@@ -11,10 +11,9 @@ nodectl {release} for {platform}
 All that a PC needs is in this folder: Python {python}, nodectl with its libraries, {etcd}. Nothing is fetched.
 
 The first PC of a cluster (10.0.0.1 is its address):
-  {sudo}{nodectl} kit install
-  {sudo}{installed} host init --name wall --address 10.0.0.1
-It prints the command for the other PCs. On each of them, after `kit install`:
-  {sudo}{installed} host join 10.0.0.1 --token ...
+  {sudo}{nodectl} host init --name wall --address 10.0.0.1
+It installs this kit in {place} and prints the command for the other PCs:
+  {sudo}{nodectl} host join 10.0.0.1 --token ...
 {no_member}
 Try it without installing anything:
   {nodectl} version
@@ -34,7 +33,7 @@ def readme_text(manifest: KitManifest, platform: Platform) -> str:
         etcd=f"etcd {manifest.etcd}" if manifest.etcd else "but no etcd",
         sudo="" if is_windows else "sudo ",
         nodectl=".\\nodectl.cmd" if is_windows else "./nodectl",
-        installed="nodectl",
+        place="C:\\Program Files\\nodectl" if is_windows else "/opt/nodectl",
         no_member="" if manifest.etcd else "Without etcd this PC can be a node, not a member and not a master.\n",
         check="" if is_windows else ": sha256sum --quiet --check SHA256SUMS",
     )

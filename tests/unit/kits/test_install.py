@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from nodectl.cli.commands.hosts import from_kit
 from nodectl.etcd_binary.running_kit import running_kit
 from nodectl.kits import install as subject
 from nodectl.kits.install import CURRENT, install
 from nodectl.kits.manifest import SUMS, sums_text
+from nodectl.terminal.output import Output
 from nodestore.errors import Conflict, Denied, Invalid
 from tests.support.kits import make_kit
 
@@ -107,3 +109,27 @@ def test_a_program_knows_the_kit_from_which_it_runs(tmp_path: Path) -> None:
     assert running_kit(str(kit / "python/bin/python3.11")) == kit
     assert running_kit(sys.executable) is None
     assert running_kit("") is None
+
+
+def test_a_command_in_an_unpacked_kit_goes_on_from_the_installed_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command of the installed kit installs nothing; neither does one that belongs to no kit."""
+    kit, base, started = make_kit(tmp_path), tmp_path / "nodectl", list[list[str]]()
+    out = Output()
+    monkeypatch.setattr(os, "execv", lambda program, argv: started.append(argv))
+    monkeypatch.setattr(sys, "argv", ["nodectl", "host", "init"])
+    for place in (None, kit, base / "1.0-abcd"):
+        monkeypatch.setattr(from_kit, "running_kit", lambda place=place: place)
+        from_kit.continue_installed(out, base)
+    assert [argv[0] for argv in started] == [str(base / "1.0-abcd/python/bin/python3.11")]
+    assert started[0][-4:] == ["-m", "nodectl", "host", "init"]
+
+
+def test_the_etcd_of_a_kit_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = make_kit(tmp_path)
+    monkeypatch.setattr(from_kit, "running_kit", lambda: kit)
+    assert from_kit.kit_etcd() is None
+    (kit / "etcd").mkdir()
+    (kit / "etcd/etcd").write_text("")
+    assert from_kit.kit_etcd() == kit / "etcd/etcd"

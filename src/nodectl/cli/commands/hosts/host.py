@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nodectl.cli.commands.hosts import changes, tokens
+from nodectl.cli.commands.hosts.from_kit import continue_installed
 from nodectl.cli.commands.hosts.options import (
     EtcdOption,
     HostdOption,
@@ -71,6 +72,8 @@ def init(
 
     if members not in _MEMBERS:
         raise Invalid(f"--members: {members} is not 1, 3 or 5")
+    if root is None:
+        continue_installed(Output())
     wish = InitWish(
         cluster=name, host=host_name(host), address=checked_address(address), etcd=find_etcd(etcd),
         manager=checked_manager(services or default_services()), ports=checked_ports(ports), members_wanted=members,
@@ -131,6 +134,8 @@ def join(
 
     if kind not in ("host", "node"):
         raise Invalid(f"--kind: {kind!r} is neither host nor node")
+    if root is None:
+        continue_installed(Output())
     wish = JoinWish(
         signer=signer, token=_token(token, token_file), host=host_name(host),
         address=None if address is None else checked_address(address), kind="host" if kind == "host" else "node",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from nodectl.cli.commands.hosts.from_kit import kit_etcd
 from nodectl.terminal.output import Output
 from nodestore.errors import Invalid, NodectlError, NotFound
 
@@ -123,7 +124,8 @@ def host_name(given: str | None) -> str:
 
 
 def find_etcd(given: Path | None) -> Path:
-    """The etcd server. Raises NotFound if there is none."""
+    """The etcd server: as given, else that of the kit, else that in PATH. Raises NotFound if there is none."""
+    given = given or kit_etcd()
     found = shutil.which(str(given) if given is not None else "etcd")
     if found is None:
         place = f"{given} cannot be run" if given is not None else "there is no program etcd in PATH"

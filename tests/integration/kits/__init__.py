@@ -1,0 +1,1 @@
+"""Kits that are built for real, and run where nothing else is."""
