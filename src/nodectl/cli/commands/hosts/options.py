@@ -34,7 +34,7 @@ HostOption = Annotated[
 ]
 EtcdOption = Annotated[
     Path | None,
-    typer.Option("--etcd", metavar="FILE", help="The etcd server (default: the one in PATH)."),
+    typer.Option("--etcd", metavar="FILE", help="The etcd server (default: that of the kit, else the one in PATH)."),
 ]
 ServicesOption = Annotated[
     str,
