@@ -1,6 +1,7 @@
 """Runs the Windows kit under Wine: its commands, then the unit tests of `listed.txt` by the kit's own Python.
 
-`python -m tests.windows KIT.zip`; exit code 77 if Wine is not installed, 75 if pytest's wheels cannot be fetched.
+`python -m tests.windows [KIT.zip]`: without a kit it builds one. Exit code 77 if Wine is not installed, or if a kit or
+pytest's wheels cannot be fetched.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from nodectl.kits.build import KitWish, build
 from nodectl.kits.lock import parse_lock
 from nodectl.kits.pieces.wheels import Closure, PipDownload, read_wheel, unpack
 from nodectl.kits.platforms import PLATFORMS
@@ -22,7 +24,7 @@ from tests.windows.wine_pc import WinePc, reason_against
 _ROOT = Path(__file__).parents[2]
 _WANTED = ("pytest", "pytest-timeout", "hypothesis", "packaging")
 _COMMAND_TIMEOUT_S, _TESTS_TIMEOUT_S = 120.0, 900.0
-_SKIPPED, _NO_NETWORK = 77, 75
+_SKIPPED = 77
 _RUN = """\
 import sys
 sys.path[:0] = [{library!r}, {root!r}]
@@ -35,16 +37,20 @@ def main(arguments: Sequence[str]) -> int:
     if (reason := reason_against()) is not None:
         print(reason)
         return _SKIPPED
-    kit = Path(arguments[0])
-    with tempfile.TemporaryDirectory(prefix="nodectl-wine-") as folder:
+    with tempfile.TemporaryDirectory(prefix="nodectl-wine-") as name:
+        folder = Path(name)
         try:
-            return _try_kit(kit, Path(folder))
+            return _try_kit(Path(arguments[0]) if arguments else _build(folder / "kit.zip"), folder)
         except Unavailable as error:
             print(error)
-            return _NO_NETWORK
+            return _SKIPPED
         except NodectlError as error:
             print(error)
             return 1
+
+
+def _build(target: Path) -> Path:
+    return build(KitWish(platform=PLATFORMS["windows-amd64"], target=target), print).file
 
 
 def _try_kit(kit: Path, folder: Path) -> int:

@@ -54,6 +54,11 @@ def default_base() -> Path:
     return Path("/opt/nodectl")
 
 
+def is_installed(kit: Path) -> bool:
+    """Whether this folder is one that `install` made, in the usual place or another one."""
+    return (kit.parent / CURRENT).resolve().parent == kit.parent.resolve() and os.path.lexists(kit.parent / CURRENT)
+
+
 def install(kit: Path, base: Path, progress: Callable[[str], None]) -> Installed:
     """Copy the unpacked kit to `base`/<release>, and let `current` name it. Does nothing twice.
 

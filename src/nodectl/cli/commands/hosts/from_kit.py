@@ -30,12 +30,12 @@ def continue_installed(out: Output, base: Path | None = None) -> None:
 
     base: where releases are kept, if not at the system's usual place.
     """
-    from nodectl.kits.install import default_base, install
+    from nodectl.kits.install import default_base, install, is_installed
 
-    kit, base = running_kit(), base or default_base()
-    if kit is None or kit.parent == base.resolve():
+    kit = running_kit()
+    if kit is None or is_installed(kit):
         return
-    installed = install(kit, base, out.note)
+    installed = install(kit, base or default_base(), out.note)
     argv = [str(installed.python), *_utf8_mode(), "-m", "nodectl", *sys.argv[1:]]
     if sys.platform == "win32":  # exec would return to the shell at once
         raise typer.Exit(asyncio.run(_run(argv)))
