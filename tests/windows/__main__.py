@@ -25,11 +25,14 @@ _ROOT = Path(__file__).parents[2]
 _WANTED = ("pytest", "pytest-timeout", "hypothesis", "packaging")
 _COMMAND_TIMEOUT_S, _TESTS_TIMEOUT_S = 120.0, 900.0
 _SKIPPED = 77
+_LINES_MAX = 200
 _RUN = """\
 import sys
 sys.path[:0] = [{library!r}, {root!r}]
 import pytest
-sys.exit(pytest.main({arguments!r}))
+code = pytest.main({arguments!r})
+with open({result!r}, "w") as file:
+    file.write(str(int(code)))
 """
 
 
@@ -85,20 +88,21 @@ def _try_commands(pc: WinePc, place: Path, version: str) -> int:
 
 
 def _run_tests(pc: WinePc, place: Path) -> int:
+    """Run the listed tests. A Python that Wine ends with a crash has exit code 0, so pytest's code is in a file."""
     lines = (Path(__file__).parent / "listed.txt").read_text("utf-8").splitlines()
     tests = [line for line in lines if line and not line.startswith("#")]
-    arguments = ["-q", "-o", "addopts=--strict-markers -p no:cacheprovider -m 'not nightly'", "--timeout=120", *tests]
-    script = pc.c / "tests/run.py"
-    script.write_text(
-        _RUN.format(library="C:\\tests\\lib", root="Z:" + str(_ROOT).replace("/", "\\"), arguments=arguments), "utf-8"
-    )
+    options = ["-q", "-rf", "--tb=short", "-o", "addopts=--strict-markers -p no:cacheprovider -m 'not nightly'"]
+    script, result = pc.c / "tests/run.py", pc.c / "tests/result"
+    text = _RUN.format(
+        library="C:\\tests\\lib", root="Z:" + str(_ROOT).replace("/", "\\"), result="C:\\tests\\result",
+        arguments=[*options, "--timeout=120", *tests],
+    )  # fmt: skip
+    script.write_text(text, "utf-8")
     began = time.monotonic()
-    code, output = pc.run(
-        ["wine", str(place / "python/python.exe"), "-X", "utf8", "C:\\tests\\run.py"],
-        cwd=_ROOT,
-        timeout_s=_TESTS_TIMEOUT_S,
-    )
-    print("\n".join(output.splitlines()[-60:]))
+    argv = ["wine", str(place / "python/python.exe"), "-X", "utf8", "C:\\tests\\run.py"]
+    _, output = pc.run(argv, cwd=_ROOT, timeout_s=_TESTS_TIMEOUT_S)
+    print("\n".join(output.splitlines()[-_LINES_MAX:]))
+    code = int(result.read_text()) if result.is_file() else 1
     print(
         f"{len(tests)} folders and files of tests under Wine: exit code {code} after {time.monotonic() - began:.0f} s"
     )

@@ -77,6 +77,8 @@ class _Build:
 
     def run(self) -> BuiltKit:
         wish, platform = self._wish, self._wish.platform
+        if wish.target is not None and not wish.target.absolute().parent.is_dir():
+            raise Invalid(f"{wish.target} cannot be written: there is no directory {wish.target.parent}")
         apps = [read_wheel(file) for file in wish.apps]
         for app in apps:
             check_fits(app, platform)

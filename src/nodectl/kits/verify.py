@@ -41,12 +41,16 @@ def verify(path: Path) -> Verified:
     """Read the kit in `path`, a file or a folder. Raises Invalid if it is damaged or no kit, NotFound if missing."""
     if not path.exists():
         raise NotFound(f"there is no file {path}")
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        raise Invalid(f"{path} is no kit: it has no {MANIFEST}")
     reader = _Reader(str(path))
     try:
         with _entries(path) as entries:
             for name, content in entries:
                 reader.add(name, content)
-    except OSError as error:  # gzip.BadGzipFile is one
+    except gzip.BadGzipFile:
+        raise Invalid(f"{path} is damaged or no kit: it is neither a zip nor a tar with gzip") from None
+    except OSError as error:
         raise Invalid(f"{path} cannot be read: {error.strerror or error}") from None
     except _DAMAGED as error:
         raise Invalid(f"{path} is damaged or no kit: {error}") from None

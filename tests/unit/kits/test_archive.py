@@ -114,3 +114,11 @@ def test_a_manifest_of_a_newer_form_is_refused(tmp_path: Path) -> None:
 def test_a_missing_kit_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         verify(tmp_path / "kit.tar.gz")
+
+
+def test_another_file_or_folder_is_no_kit(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# text")
+    with pytest.raises(Invalid, match="is damaged or no kit"):
+        verify(tmp_path / "README.md")
+    with pytest.raises(Invalid, match=r"is no kit: it has no kit\.json"):
+        verify(tmp_path)
