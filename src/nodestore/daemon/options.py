@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from nodestore import __version__
 from nodestore.errors import Invalid, NodectlError
+from nodestore.etcd.endpoints_file import read_endpoints
 from nodestore.etcd.session import EtcdSettings
 from nodestore.etcd.types import host_port
 from nodestore.schema.keys import check_name
@@ -99,6 +100,13 @@ def add_common(parser: Parser) -> None:
         default="127.0.0.1:2379",
         meta="HOST:PORT,...",
         text="members of etcd, the one on this PC first (default: %(default)s)",
+    )
+    parser.add_option(
+        "endpoints-file",
+        Path,
+        default="",
+        meta="FILE",
+        text="file of the endpoints, in place of --endpoints; it is read again when it changes",
     )
     parser.add_option("user", str, default="", meta="NAME", text="user name for etcd")
     parser.add_option(
@@ -190,8 +198,10 @@ def etcd_settings(options: argparse.Namespace) -> EtcdSettings:
         path = getattr(options, name)
         if path is not None:
             read_option_file(f"--{name}", path)
+    file: Path | None = options.endpoints_file
     return EtcdSettings(
-        endpoints=options.endpoints,
+        endpoints=options.endpoints if file is None else read_endpoints(file),
+        endpoints_file=file,
         user=options.user,
         password=_read_password(options.password_file),
         password_file=options.password_file,

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -33,6 +34,7 @@ from nodestore.errors import (
     Unavailable,
 )
 from nodestore.etcd.certificates import CertificateWatch
+from nodestore.etcd.endpoints_file import follow_endpoints
 from nodestore.etcd.hedging import EXTRA_COPY_PAUSES_S, first_answer
 from nodestore.etcd.login import Login
 from nodestore.etcd.member_certificates import member_certificate_warnings
@@ -113,8 +115,12 @@ class Etcd:
             else None
         )
         self._certificate_check: asyncio.Task[NoReturn] | None = None
+        self._given_connect = connect
         connect = connect or connect_by_grpc(settings)
         self._endpoints = [connect(address) for address in settings.endpoints]
+        self._endpoints_check: asyncio.Task[NoReturn] | None = None
+        self._former: dict[Connection, asyncio.Task[None]] = {}
+        """Endpoints that are not used any more, and the tasks that close them."""
         self._current = 0
         self._last_failure_at: dict[str, float] = {}  # by endpoint, on the monotonic clock
         self._timer = SharedTimer()
@@ -132,6 +138,9 @@ class Etcd:
             self._certificate_check = background_task(
                 self._certificates.run(), name="certificates of etcd", eternal=True
             )
+        if self.settings.endpoints_file is not None:
+            following = follow_endpoints(self.settings.endpoints_file, self.use_endpoints)
+            self._endpoints_check = background_task(following, name="file of endpoints", eternal=True)
         return self
 
     async def __aexit__(
@@ -142,10 +151,14 @@ class Etcd:
     async def close(self) -> None:
         """End all calls and streams. Later calls raise NodectlError."""
         self._closed = True
-        if self._certificate_check is not None:
-            self._certificate_check.cancel()
-            await asyncio.wait((self._certificate_check,))
-        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
+        for check in (self._certificate_check, self._endpoints_check):
+            if check is not None:
+                check.cancel()
+                await asyncio.wait((check,))
+        for closing in (former := dict(self._former)).values():
+            closing.cancel()
+        await asyncio.gather(*former.values(), return_exceptions=True)
+        await asyncio.gather(*(endpoint.close() for endpoint in (*self._endpoints, *former)))
         self._timer.cancel()
 
     def reread_files(self) -> None:
@@ -166,6 +179,38 @@ class Etcd:
                 endpoint.renew(contents)
         for stream in tuple(self._streams):
             stream.request_reopening()
+
+    def use_endpoints(self, addresses: Sequence[str]) -> None:
+        """Use these members from now on. Calls in progress at another one end there; streams are opened anew.
+
+        Raises Invalid if there is none, or if a certificate cannot be read; then nothing has changed.
+        """
+        settings = replace(self.settings, endpoints=tuple(addresses))
+        if settings.endpoints == self.settings.endpoints:
+            return
+        connect = self._given_connect or connect_by_grpc(settings)  # with the certificates as they are now
+        former = {endpoint.address: endpoint for endpoint in self._endpoints}
+        in_use = self.endpoint
+        self._endpoints = [
+            former.pop(address) if address in former else connect(address) for address in settings.endpoints
+        ]
+        self._current = settings.endpoints.index(in_use) if in_use in settings.endpoints else 0
+        self.settings = settings
+        log.info("etcd: the endpoints are %s", ", ".join(settings.endpoints))
+        for stream in tuple(self._streams):
+            if stream.address in former:
+                stream.request_reopening()
+        for endpoint in former.values():
+            self._close_later(endpoint)
+
+    def _close_later(self, endpoint: Connection) -> None:
+        async def close() -> None:
+            await asyncio.sleep(self.settings.call_timeout_s)  # for the calls in progress
+            await endpoint.close()
+
+        closing = background_task(close(), name=f"former endpoint {endpoint.address}")
+        self._former[endpoint] = closing
+        closing.add_done_callback(lambda _: self._former.pop(endpoint, None))
 
     @property
     def endpoint(self) -> str:

@@ -21,6 +21,8 @@ class EtcdSettings:
     """
 
     endpoints: tuple[str, ...]
+    endpoints_file: Path | None = None
+    """The file of `endpoints`: a session follows its changes. `endpoints` are those at the start."""
     user: str | None = None
     password: str | None = None
     password_file: Path | None = None
