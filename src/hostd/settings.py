@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | N
         text="directory below which all files of this PC are (default: the system's)",
     )
     parser.add_option(
-        "tick", duration_between(0.05, 60), default="1s", meta="TIME",
+        "tick", duration_between(0.05, 60), default="2s", meta="TIME",
         text="interval of the comparison of what should run with what runs (default: %(default)s)",
     )  # fmt: skip
     parser.add_option(

@@ -30,9 +30,10 @@ _RETRY_S = 1.0
 
 
 def session_settings(layout: Layout, host: HostFile, endpoints: tuple[str, ...], kind: str) -> EtcdSettings:
-    """The settings of a session with the certificate of one of this PC's programs."""
+    """The settings of a session with the certificate of one of this PC's programs. It follows the file of endpoints."""
     files = layout.tls_files(kind, host.host)
-    return EtcdSettings(endpoints=endpoints, ca=files.ca, cert=files.cert, key=files.key)
+    file = layout.endpoints if layout.endpoints.exists() else None
+    return EtcdSettings(endpoints=endpoints, endpoints_file=file, ca=files.ca, cert=files.cert, key=files.key)
 
 
 async def listed_members(etcd: Etcd) -> tuple[ListedMember, ...]:
@@ -67,14 +68,14 @@ class Link:
             endpoints = self._reconciler.endpoints
             try:
                 async with Etcd(session_settings(self._layout, self._host, endpoints, "hostd")) as etcd:
-                    await run_until_first_ends(read=self._read(etcd, endpoints), write=self._write(etcd))
+                    await run_until_first_ends(read=self._read(etcd), write=self._write(etcd))
             except NodectlError as error:
                 self._note(str(error))
             await asyncio.sleep(_RETRY_S if self.trouble else 0.0)
 
-    async def _read(self, etcd: Etcd, endpoints: tuple[str, ...]) -> None:
-        """Read what this PC must be, until there are other members than `endpoints`."""
-        while self._reconciler.endpoints == endpoints:
+    async def _read(self, etcd: Etcd) -> NoReturn:
+        """Read what this PC must be, again and again."""
+        while True:
             try:
                 found = await etcd.get(self._keys.host(self._host.host))
                 members = await listed_members(etcd)

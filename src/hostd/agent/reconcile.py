@@ -17,12 +17,14 @@ from pathlib import Path
 from hostd.agent.memory import HostMemory
 from hostd.agent.plan import FIRST_MEMBER, Facts, HostPlan, ListedMember, MemberMark, make_plan
 from hostd.agent.services import Services
+from hostd.pc.client_config import is_operator_here, write_client_config
 from hostd.pc.definitions import ETCD, MASTERD, NODED, Definitions
 from hostd.pc.host_file import HostFile, write_json
 from hostd.pc.layout import Layout
 from nodestore import __version__
 from nodestore.errors import Invalid, NodectlError
 from nodestore.schema.host_models import HostActual
+from nodestore.support.atomic_files import write_atomic
 from nodestore.support.tls_files import certificate_end_of
 
 log = logging.getLogger(__name__)
@@ -53,15 +55,19 @@ class Reconciler:
             self._memory.save_known(state, members)
             self._known = state, members
 
+    def prepare(self) -> None:
+        """Write the file of endpoints, which sessions follow, before the first pass."""
+        self._write_endpoints(self._make_plan())
+
     async def run_once(self) -> HostActual:
         """One pass. What fails is reported, and tried again in the next pass."""
         self.plan = plan = self._make_plan()
         self._problems.clear()
         await self._guarded(ETCD, self._apply_etcd(plan))
-        endpoints = plan.endpoints
+        self._write_endpoints(plan)
         for name, wanted, definition in (
-            (MASTERD, plan.masterd, self._definitions.masterd(endpoints)),
-            (NODED, plan.noded, self._definitions.noded(endpoints)),
+            (MASTERD, plan.masterd, self._definitions.masterd()),
+            (NODED, plan.noded, self._definitions.noded()),
         ):
             await self._guarded(name, self._services.ensure(definition) if wanted else self._services.stop(name))
         self.actual = self._describe(plan)
@@ -87,6 +93,18 @@ class Reconciler:
         except (NodectlError, OSError) as error:
             log.warning("%s: %s", name, error)
             self._problems[name] = str(error)
+
+    def _write_endpoints(self, plan: HostPlan) -> None:
+        """Write the files by which the programs of this PC, and nodectl, find the members of etcd."""
+        text = ",".join(plan.endpoints) + "\n"
+        path = self._layout.endpoints
+        try:
+            if not path.exists() or path.read_text("utf-8") != text:
+                write_atomic(path, text.encode(), 0o644)
+            if is_operator_here(self._layout):
+                write_client_config(self._layout, self._host, plan.endpoints)
+        except (OSError, NodectlError) as error:
+            self._problems["endpoints"] = f"the members of etcd cannot be written below {self._layout.etc}: {error}"
 
     async def _apply_etcd(self, plan: HostPlan) -> None:
         if plan.etcd in ("stop", "lost"):

@@ -15,6 +15,7 @@ from nodestore.support.backoff import grown_s
 log = logging.getLogger(__name__)
 
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 1.0, 30.0
+_INSTALL_EVERY_S = 30.0
 _SETTLED_S = 60.0
 """A service that has run for so long has not failed: its next end is its first."""
 
@@ -43,6 +44,7 @@ class Services:
     ) -> None:
         self._manager, self._memory, self._clock = manager, memory, clock
         self._starts: dict[str, _Starts] = {}
+        self._installed: dict[str, tuple[str, float]] = {}
         self.reports: dict[str, ServiceReport] = {}
 
     async def ensure(self, definition: ServiceDefinition) -> None:
@@ -51,7 +53,7 @@ class Services:
         A crash between the restart and the record of it leads to one more restart.
         """
         name, fingerprint = definition.name, definition.fingerprint
-        await self._manager.install(definition)
+        await self._install(definition)
         status = await self._manager.status(name)
         applied = self._memory.applied()
         starts = self._starts.setdefault(name, _Starts())
@@ -68,6 +70,14 @@ class Services:
             self._memory.save_applied({**applied, name: fingerprint})
             status = await self._manager.status(name)
         self.reports[name] = ServiceReport(state=status.state, pid=status.pid, problem=status.detail)
+
+    async def _install(self, definition: ServiceDefinition) -> None:
+        """Install what has changed; and everything now and then, because the system's own files may be changed."""
+        now, installed = self._clock(), (definition.fingerprint, float("-inf"))
+        known, at = self._installed.get(definition.name, installed)
+        if known != definition.fingerprint or now - at >= _INSTALL_EVERY_S:
+            await self._manager.install(definition)
+            self._installed[definition.name] = definition.fingerprint, now
 
     async def stop(self, name: str) -> None:
         """Stop the service, if it is installed."""

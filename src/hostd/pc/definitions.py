@@ -50,13 +50,13 @@ class Definitions:
         argv = config.command(self._layout.root / host.etcd)
         return self._definition(ETCD, argv, self._layout.etcd_data, ("etcd",), env=MEMORY_ENVIRONMENT)
 
-    def masterd(self, endpoints: Sequence[str]) -> ServiceDefinition:
+    def masterd(self) -> ServiceDefinition:
         host, tls = self._host, self._layout.tls_files("masterd", self._host.host)
         maintenance = self._layout.tls_files("maintenance", host.host)
         state = self._layout.var / "masterd"
         argv = [
             host.python, "-m", "masterd", "--id", host.host, "--cluster", host.cluster,
-            "--endpoints", ",".join(endpoints), "--listen", f"{url_host(host.address)}:{host.ports.api}",
+            "--endpoints-file", str(self._layout.endpoints), "--listen", f"{url_host(host.address)}:{host.ports.api}",
             "--state-dir", str(state),
             "--max-txn-ops", DEFAULT_SETTINGS["max-txn-ops"],
             "--max-request-bytes", DEFAULT_SETTINGS["max-request-bytes"],
@@ -66,11 +66,12 @@ class Definitions:
         ]  # fmt: skip
         return self._definition(MASTERD, argv, state, ("masterd", "maintenance"))
 
-    def noded(self, endpoints: Sequence[str]) -> ServiceDefinition:
+    def noded(self) -> ServiceDefinition:
         host, tls, work = self._host, self._layout.tls_files("noded", self._host.host), self._layout.var / "noded"
         argv = [
             host.python, "-m", "noded", "--node", host.host, "--cluster", host.cluster,
-            "--endpoints", ",".join(endpoints), "--work-dir", str(work), "--host-id", f"{host.cluster}-{host.host}",
+            "--endpoints-file", str(self._layout.endpoints), "--work-dir", str(work),
+            "--host-id", f"{host.cluster}-{host.host}",
             "--ca", str(tls.ca), "--cert", str(tls.cert), "--key", str(tls.key), "--crl", str(tls.crl),
         ]  # fmt: skip
         return self._definition(NODED, argv, work, ("noded",))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hostd.pc.layout import Layout
-from nodestore.errors import Invalid
+from nodestore.errors import Invalid, NodectlError
 from nodestore.pki.identity import SERVER_KINDS, Subject
 from nodestore.pki.private_files import make_private_directory, write_public
 from nodestore.pki.request_files import request
@@ -36,6 +36,18 @@ def make_requests(layout: Layout, kind: HostKind, host: str) -> dict[str, bytes]
     return {program: files.request.read_bytes() for program, files in made.items()}
 
 
+def present_requests(layout: Layout, kind: HostKind, host: str) -> dict[str, bytes]:
+    """The requests that this PC joined with. Nothing is written: the files belong to the users of the services."""
+    found = {}
+    for subject in subjects_of(kind, host):
+        path = layout.tls(subject.kind) / f"{host}.csr"
+        try:
+            found[subject.kind] = path.read_bytes()
+        except OSError as error:
+            raise NodectlError(f"cannot read {path}: {error.strerror or error}") from None
+    return found
+
+
 def fingerprint(signing_request: bytes) -> str:
     """SHA-256 of the public key in a request. It is the same in each repeat of a join."""
     from cryptography import x509
@@ -48,13 +60,18 @@ def fingerprint(signing_request: bytes) -> str:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def write_certificates(layout: Layout, certificates: Mapping[str, Mapping[str, bytes]]) -> None:
-    """Write what a signer returned: by program, by the name of the file."""
+def write_certificates(layout: Layout, certificates: Mapping[str, Mapping[str, bytes]]) -> list[str]:
+    """Write what a signer returned: by program, by the name of the file. Returns what has changed."""
+    changed = []
     for program, files in certificates.items():
         directory = layout.tls(program)
         make_private_directory(directory)
         for name, content in files.items():
-            write_public(directory / _checked(name, content), content)
+            path = directory / _checked(name, content)
+            if not path.exists() or path.read_bytes() != content:
+                write_public(path, content)
+                changed.append(f"{program}/{name}")
+    return changed
 
 
 def _checked(name: str, content: bytes) -> str:

@@ -43,6 +43,11 @@ class Layout:
         return self.etc / "pki"
 
     @property
+    def endpoints(self) -> Path:
+        """The file of etcd's members, which the programs of this PC follow."""
+        return self.etc / "endpoints"
+
+    @property
     def client_config(self) -> Path:
         return self.etc / "nodectl.yaml"
 

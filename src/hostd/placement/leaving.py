@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from hostd.agent.plan import ListedMember
 from hostd.pc.identities import subjects_of
 from hostd.pc.layout import Layout
+from hostd.placement.first_inventory import remove_node
 from nodestore.cluster.settled_writes import delete_settled
 from nodestore.errors import NotFound
 from nodestore.etcd.access_control import EtcdAccessControl
@@ -41,6 +42,7 @@ async def _forget(layout: Layout, etcd: Etcd, keys: Keys, name: str, record: Hos
         if StoreUser.parse(str(subject)) is not None:
             await auth.delete_user(str(subject))
     await asyncio.to_thread(_revoke, layout, record, name)
+    await remove_node(etcd, keys, name, actor="hostd")
     for key in (keys.host_actual(name), keys.alive_of(name), keys.host(name)):
         await delete_settled(etcd, key, f"the record of {name}")
     log.info("%s has left the cluster: its users in etcd are deleted, its certificates are revoked", name)

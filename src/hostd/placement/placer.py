@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from hostd.agent.link import listed_members, session_settings
@@ -139,34 +139,30 @@ class Placer:
             await asyncio.sleep(_RETRY_S)
 
     async def _compete(self, etcd: Etcd) -> None:
-        """Become the placer, and be it until the lease is lost or the members are others."""
+        """Become the placer, and be it until the lease is lost or a call fails."""
         lease = await Lease.grant(etcd, _TTL_S)
         try:
             await run_until_first_ends(keep=lease.keep_alive(), place=self._hold(etcd, lease))
         finally:
             await lease.revoke()
 
-    async def _hold(self, etcd: Etcd, lease: Lease) -> None:
+    async def _hold(self, etcd: Etcd, lease: Lease) -> NoReturn:
         key, value = self._keys.host_placer, self._host.host.encode()
         while not (await etcd.txn([cmp_mod(key, 0)], [op_put(key, value, lease=lease.id)])).succeeded:
             await asyncio.sleep(self._timing.tick_s)
-            if self._endpoints() != etcd.settings.endpoints:
-                return
         log.info("this hostd places the members of etcd")
         settling = Settling(self._timing, self._clock)
-        while self._endpoints() == etcd.settings.endpoints:
+        while True:
             await self._step(etcd, lease, settling)
             await asyncio.sleep(self._timing.tick_s)
 
     async def _step(self, etcd: Etcd, lease: Lease, settling: Settling) -> None:
         view = await self._read(etcd)
         hosts, members = host_views(view), member_views(view)
+        await finish_leaving(self._layout, etcd, self._keys, view.hosts, view.members)
         settling.observe(members)
         change = placement(hosts, members, self._host.members_wanted, settling.overdue())
-        if change is None:
-            await finish_leaving(self._layout, etcd, self._keys, view.hosts, view.members)
-            return
-        if not settling.may_make(change, members) or lease.left_s < membership.CALL_S + 1:
+        if change is None or not settling.may_make(change, members) or lease.left_s < membership.CALL_S + 1:
             return
         try:
             await self._make(etcd, change)
@@ -206,7 +202,8 @@ class Placer:
         if not started:
             return frozenset()
         endpoints = tuple(item.client_urls[0] for item in started)
-        async with Etcd(session_settings(self._layout, self._host, endpoints, "maintenance")) as probe:
+        settings = replace(session_settings(self._layout, self._host, endpoints, "maintenance"), endpoints_file=None)
+        async with Etcd(settings) as probe:
             answers = await asyncio.gather(*(self._serves(probe, item) for item in started))
         return frozenset(item.id for item, serves in zip(started, answers, strict=True) if serves)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import json
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -14,11 +13,13 @@ from hostd.agent.link import session_settings
 from hostd.agent.memory import HostMemory
 from hostd.agent.plan import FIRST_MEMBER, MemberMark
 from hostd.agent.services import Services
+from hostd.pc.client_config import OPERATOR, write_client_config
 from hostd.pc.definitions import ETCD, MASTERD, NODED, Definitions
 from hostd.pc.host_file import HostFile, ManagerKind, save_host_file
 from hostd.pc.identities import fingerprint, make_requests, subjects_of, write_certificates
 from hostd.pc.layout import Layout
 from hostd.pc.managers import manager_of
+from hostd.placement.first_inventory import add_node
 from hostd.setup.preflight import check_ports, check_space, former_host_file
 from hostd.setup.steps import Steps
 from hostd.setup.tokens import NewJoinToken, create_join_token
@@ -31,7 +32,6 @@ from nodestore.etcd import maintenance
 from nodestore.etcd.session import Etcd
 from nodestore.pki.authority import Authorities
 from nodestore.pki.identity import Subject
-from nodestore.pki.private_files import write_private
 from nodestore.schema.host_models import HostPorts, url_host
 from nodestore.schema.keys import Keys, check_name
 from nodestore.schema.models import HostRecord, LeaderRecord, decode_or_none
@@ -39,8 +39,6 @@ from nodestore.schema.store_rights import StoreUser
 from nodestore.support.backoff import Backoff
 from nodestore.support.waiting import wait_until
 
-OPERATOR = "admin"
-"""Whom the certificate for `nodectl` on the first PC names. It has the role admin."""
 _ETCD_TIMEOUT_S, _LEADER_TIMEOUT_S = 60.0, 60.0
 
 
@@ -95,7 +93,7 @@ class _Init:
         async with Etcd(session_settings(self._layout, host, (host.own_endpoint,), "maintenance")) as etcd:
             await run("rights", "access control of etcd is on", self._set_rights(etcd))
             await run("record", "access control of the masters is on", self._write_records(etcd))
-            self._write_client_config()
+            write_client_config(self._layout, host, (host.own_endpoint,))
             await run("hostd", "hostd runs", start_hostd(self._layout, host))
             await wait_for_services(self._layout, (ETCD, MASTERD, NODED), self._steps.report)
             await run("leader", f"{host.host} is the master", self._wait_for_leader(etcd))
@@ -163,15 +161,7 @@ class _Init:
         while await etcd.get(self._keys.host(self._host.host)) is None:
             changes = await etcd.get(self._keys.host_changes)
             await add_host(etcd, self._keys, self._host.host, record, changes.mod_revision if changes else 0)
-
-    def _write_client_config(self) -> None:
-        files = self._layout.tls_files("operator", OPERATOR)
-        entry = {
-            "endpoints": f"https://{url_host(self._host.address)}:{self._host.ports.api}",
-            "ca": str(files.ca), "cert": str(files.cert), "key": str(files.key), "crl": str(files.crl),
-        }  # fmt: skip
-        text = json.dumps({"clusters": {self._host.cluster: entry}}, indent=1) + "\n"  # JSON is YAML too
-        write_private(self._layout.client_config, text.encode())
+        await add_node(etcd, self._keys, self._host.host, self._host.address, _person())
 
     async def _wait_for_leader(self, etcd: Etcd) -> None:
         async def check() -> str | None:

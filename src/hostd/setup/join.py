@@ -19,8 +19,9 @@ from hostd.setup.waiting import start_hostd, wait_for_services
 from hostd.signing.client import SignerClient, check_clock
 from hostd.signing.joins import content_of
 from hostd.signing.messages import JoinAnswer, JoinRequest
+from hostd.signing.renewal import Renewal
 from nodestore import __version__
-from nodestore.errors import Conflict, Invalid, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.errors import Conflict, Denied, Invalid, NodectlError, OutcomeUnknown, Unavailable
 from nodestore.schema.host_models import HostKind, HostPorts
 from nodestore.schema.keys import check_name
 from nodestore.schema.models import HostActual
@@ -58,6 +59,7 @@ async def join(layout: Layout, wish: JoinWish, steps: Steps) -> HostActual:
         wanted = _host_file(wish, address, None)
         former_host_file(layout, wanted.model_copy(update={"cluster": host.cluster}))
         _check_same_cluster(layout, host, text.authority_hash)
+        await _check_not_removed(layout, host)
         steps.report(f"this PC is {host.host} of the cluster {host.cluster} already: going on")
     await steps.run("hostd", "hostd runs", start_hostd(layout, host))
     return await wait_for_services(layout, (NODED,), steps.report)
@@ -130,6 +132,18 @@ def _check_same_cluster(layout: Layout, host: HostFile, wanted_hash: str) -> Non
         raise Conflict(
             f"this PC belongs to another cluster, {host.cluster}, as {host.host}. To begin anew: nodectl host uninstall"
         )
+
+
+async def _check_not_removed(layout: Layout, host: HostFile) -> None:
+    """Raise Conflict if the cluster has forgotten this PC. While no signer answers, it is not known."""
+    try:
+        await Renewal(layout, host).renew()
+    except Unavailable:
+        return
+    except Denied:
+        raise Conflict(
+            f"{host.host} was removed from the cluster {host.cluster}: run `nodectl host uninstall`, then join again"
+        ) from None
 
 
 def _signer_address(text: str, port: int) -> str:

@@ -25,7 +25,7 @@ async def uninstall(layout: Layout, report: ReportLine, *, purge: bool) -> bool:
         for service in (HOSTD, NODED, MASTERD, ETCD):
             await manager.remove(service)
         report("stopped and removed the services")
-    paths = [layout.etc / "tls", layout.pki, layout.client_config, layout.services, layout.hostd]
+    paths = [layout.etc / "tls", layout.pki, layout.client_config, layout.endpoints, layout.services, layout.hostd]
     paths += [layout.var, layout.log] if purge else []
     found = host is not None or any(path.exists() for path in paths)
     for path in (*paths, layout.host_file):

@@ -18,7 +18,15 @@ from typing import TypeVar
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
-from hostd.signing.messages import AuthorityAnswer, JoinAnswer, JoinRequest, LeaveAnswer, Problem
+from hostd.signing.messages import (
+    AuthorityAnswer,
+    CertificatesAnswer,
+    CertificatesRequest,
+    JoinAnswer,
+    JoinRequest,
+    LeaveAnswer,
+    Problem,
+)
 from nodestore.errors import Denied, NodectlError, Unavailable, from_code
 
 B = TypeVar("B", bound=BaseModel)
@@ -71,6 +79,11 @@ class SignerClient:
         context = ssl.create_default_context(cadata=authority)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return await self._request("POST", "/v1/join", context, request, JoinAnswer)
+
+    async def certificates(self, tls: ssl.SSLContext, requests: dict[str, str]) -> dict[str, dict[str, str]]:
+        """The certificates of this PC. tls: with the certificate of its hostd."""
+        body = CertificatesRequest(requests=requests)
+        return (await self._request("POST", "/v1/certificates", tls, body, CertificatesAnswer)).certificates
 
     async def leave(self, tls: ssl.SSLContext) -> bool:
         """Ask to leave the cluster; return whether it has forgotten this PC. tls: with the certificate of its hostd."""

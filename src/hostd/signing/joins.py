@@ -17,13 +17,16 @@ from hostd.pc.host_file import HostFile
 from hostd.pc.identities import KINDS_OF, addresses_of, fingerprint, subjects_of
 from hostd.pc.layout import Layout
 from hostd.placement.changes import set_state, wait_until_left
+from hostd.placement.first_inventory import add_node
 from hostd.signing.messages import JoinAnswer, JoinRequest
 from nodestore.cluster.join_tokens import JoinTokens
 from nodestore.cluster.settled_writes import swap
 from nodestore.cluster.store_access import StoreAccess
 from nodestore.errors import Conflict, Denied, Invalid, NotFound, TimedOut
 from nodestore.etcd.session import Etcd, cmp_mod, op_put
-from nodestore.pki.authority import Authorities
+from nodestore.pki.authority import Authorities, Bundle
+from nodestore.pki.authority_files import DirectoryBusy
+from nodestore.pki.identity import Subject
 from nodestore.schema.host_models import HostKind, url_host
 from nodestore.schema.keys import Keys, check_name
 from nodestore.schema.models import HostRecord, JoinToken, decode_or_none
@@ -34,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 10
 _LEAVE_WAIT_S = 30.0
+_BUSY_S, _BUSY_PAUSE_S = 5.0, 0.05
 HOSTS_MAX = 64
 
 
@@ -60,6 +64,7 @@ class Joins:
             )
             await self._record(request, key, actor=f"join token {text.token.id}")
             await self._set_rights(request.kind, request.host)
+            await add_node(self._etcd, self._keys, request.host, request.address, f"join token {text.token.id}")
             certificates = await asyncio.to_thread(self._sign, request)
             log.info("%s at %s joined with the token %s", request.host, request.address, text.token.id)
             return JoinAnswer(
@@ -69,6 +74,18 @@ class Joins:
                 signers=self._host.signers,
                 members_wanted=self._host.members_wanted,
             )
+
+    async def certificates(self, host: str, requests: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """The certificates of a PC of the cluster, for the keys with which it joined. Raises Denied, Invalid."""
+        record = (await self._hosts()).get(host)
+        if record is None or record.state == "leaving":
+            raise Denied(f"{host} does not belong to the cluster any more")
+        if set(requests) != set(KINDS_OF[record.kind]):
+            raise Invalid(f"a PC of the kind {record.kind} has certificates for {', '.join(KINDS_OF[record.kind])}")
+        if fingerprint(requests["hostd"].encode()) != record.key:
+            raise Denied(f"{host} joined with another key: remove it, and let it join anew")
+        async with self._lock:
+            return await asyncio.to_thread(sign_all, self._authorities, record.kind, host, record.address, requests)
 
     async def leave(self, host: str) -> bool:
         """Mark the PC for removal, and wait a while; return whether the cluster has forgotten it."""
@@ -113,6 +130,11 @@ class Joins:
             )
         if own is not None and own.state == "leaving":
             raise Conflict(f"{request.host} is being removed from the cluster: join again once it has left")
+        if own is not None and (own.kind, own.address, own.ports) != (request.kind, request.address, request.ports):
+            raise Conflict(
+                f"{request.host} has joined already, with other settings ({own.kind} at {own.address}): remove it "
+                f"(nodectl host remove {request.host}), then join anew"
+            )
         for name, record in hosts.items():
             if name != request.host and record.key == key:
                 raise Conflict(f"this PC belongs to the cluster as {name}: join with --host {name}")
@@ -168,9 +190,21 @@ def sign_all(
     signed = {}
     for subject in subjects_of(kind, host):
         request = requests[subject.kind].encode()
-        bundle = authorities.sign_request(subject, request, addresses_of(subject, address))
+        bundle = _signed(authorities, subject, request, addresses_of(subject, address))
         signed[subject.kind] = {name: _text(content) for name, content in bundle.contents().items()}
     return signed
+
+
+def _signed(authorities: Authorities, subject: Subject, request: bytes, names: tuple[str, ...]) -> Bundle:
+    """`sign_request`, also while another process or thread works in the directory of the authorities for a moment."""
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return authorities.sign_request(subject, request, names)
+        except DirectoryBusy:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_BUSY_PAUSE_S)
 
 
 def _text(content: bytes) -> str:

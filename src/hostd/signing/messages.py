@@ -38,6 +38,18 @@ class JoinAnswer(BaseModel):
     members_wanted: int
 
 
+class CertificatesRequest(BaseModel):
+    """A PC of the cluster asks for its certificates. requests: by program, for the keys that it has."""
+
+    requests: dict[str, str] = Field(max_length=16)
+
+
+class CertificatesAnswer(BaseModel):
+    """By program, by name of the file: the present certificates of a PC, or new ones."""
+
+    certificates: dict[str, dict[str, str]]
+
+
 class LeaveAnswer(BaseModel):
     """What became of a request to leave. left: the cluster has forgotten the PC."""
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
@@ -15,7 +15,14 @@ from pydantic import BaseModel, ValidationError
 from hostd.pc.host_file import HostFile
 from hostd.pc.layout import Layout
 from hostd.signing.joins import Joins
-from hostd.signing.messages import AuthorityAnswer, JoinRequest, LeaveAnswer, Problem
+from hostd.signing.messages import (
+    AuthorityAnswer,
+    CertificatesAnswer,
+    CertificatesRequest,
+    JoinRequest,
+    LeaveAnswer,
+    Problem,
+)
 from nodestore.daemon.followed_tls import FollowedTls
 from nodestore.errors import Denied, Invalid, NodectlError, Overloaded
 from nodestore.pki.identity import PeerIdentity, peer_identity_of
@@ -26,10 +33,11 @@ log = logging.getLogger(__name__)
 BODY_BYTES_MAX = 65_536
 _DENIED_PAUSE_S = 0.3
 _AT_ONCE_MAX = 8
-_REQUEST_TIMEOUT_S = 60.0
+_REQUEST_TIMEOUT_S, _BODY_TIMEOUT_S = 60.0, 10.0
 _STATUS = {1: 500, 2: 400, 3: 404, 4: 409, 5: 503, 6: 403, 7: 504, 8: 503}
 """By exit code of an error: the status of the answer."""
 
+B = TypeVar("B", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[BaseModel]]
 
 
@@ -42,6 +50,7 @@ class SignerApi:
         self.app = web.Application(client_max_size=BODY_BYTES_MAX)
         self.app.router.add_get("/v1/authority", self._answered(self._authority))
         self.app.router.add_post("/v1/join", self._answered(self._join))
+        self.app.router.add_post("/v1/certificates", self._answered(self._certificates))
         self.app.router.add_post("/v1/leave", self._answered(self._leave))
 
     async def _authority(self, _: web.Request) -> BaseModel:
@@ -49,18 +58,24 @@ class SignerApi:
         return AuthorityAnswer(authority=text, time=time.time())
 
     async def _join(self, request: web.Request) -> BaseModel:
-        try:
-            wanted = JoinRequest.model_validate_json(await request.read())
-        except ValidationError as error:
-            raise Invalid(first_problem(error)) from None
-        return await self._joins.join(wanted, request.remote or "")
+        return await self._joins.join(await _body(request, JoinRequest), request.remote or "")
+
+    async def _certificates(self, request: web.Request) -> BaseModel:
+        """The certificates of the PC that asks. Its certificate says which PC it is."""
+        host = self._host_of(request)
+        wanted = await _body(request, CertificatesRequest)
+        return CertificatesAnswer(certificates=await self._joins.certificates(host, wanted.requests))
 
     async def _leave(self, request: web.Request) -> BaseModel:
         """Mark the PC that asks for removal, and wait a while for its end. Its certificate says which PC it is."""
+        return LeaveAnswer(left=await self._joins.leave(self._host_of(request)))
+
+    def _host_of(self, request: web.Request) -> str:
+        """The name of the PC whose hostd sends the request. Raises Denied."""
         identity = self._peer_of(request)
         if identity is None or identity.kind != "hostd":
-            raise Denied("this needs the certificate of the hostd of the PC that leaves")
-        return LeaveAnswer(left=await self._joins.leave(identity.name))
+            raise Denied("this needs the certificate of the hostd of a PC of the cluster")
+        return identity.name
 
     def _peer_of(self, request: web.Request) -> PeerIdentity | None:
         """Whom the verified certificate of the sender names. None if there is none, or if it is revoked."""
@@ -72,6 +87,7 @@ class SignerApi:
     def _answered(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:
             try:
+                await _read_body(request)
                 return _json(await self._bounded(handler, request), 200)
             except NodectlError as error:
                 if isinstance(error, Denied):
@@ -92,6 +108,23 @@ class SignerApi:
             raise Overloaded(f"the request took longer than {_REQUEST_TIMEOUT_S:g} s: try again") from None
         finally:
             self._running -= 1
+
+
+async def _read_body(request: web.Request) -> None:
+    """Receive the body, which aiohttp keeps. A sender that takes its time must not hold a place of `_AT_ONCE_MAX`."""
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            await request.read()
+    except TimeoutError:
+        raise Invalid(f"the body did not arrive within {_BODY_TIMEOUT_S:g} s") from None
+
+
+async def _body(request: web.Request, model: type[B]) -> B:
+    """The body of a request. Raises Invalid."""
+    try:
+        return model.model_validate_json(await request.read())
+    except ValidationError as error:
+        raise Invalid(first_problem(error)) from None
 
 
 def _json(body: BaseModel, status: int) -> web.Response:

@@ -33,6 +33,10 @@ STEMS: dict[AuthorityName, str] = {"cluster": "ca", "peers": "peer-ca"}
 RECORDS, _LOCK = "issued.json", ".lock"
 
 
+class DirectoryBusy(Conflict):
+    """Another process works in the directory of the authorities. It takes a moment."""
+
+
 class AuthorityFiles:
     """The files in `directory`. `clock`: seconds since 1970."""
 
@@ -78,7 +82,9 @@ class AuthorityFiles:
             try:
                 lock_now(descriptor)
             except OSError:
-                raise Conflict(f"another `nodectl pki` works in {self.directory}: repeat this in a moment") from None
+                raise DirectoryBusy(
+                    f"another `nodectl pki` works in {self.directory}: repeat this in a moment"
+                ) from None
             if all(self.file(name, "crt").exists() for name in STEMS):
                 self.write_lists()
                 self.distribute()

@@ -43,6 +43,9 @@ async def test_a_pc_is_removed_joins_again_and_leaves(tmp_path: Path) -> None:
         one = {"pc1": ("in_service", "voter"), "pc2": ("in_service", "")}
         await _expect_listed(first, one)
         await eventually(lambda: third.runs() == set(), lambda: str(third.report()))
+        done = await asyncio.to_thread(third.join, first.address, token)
+        assert done.returncode == 4, done.stderr
+        assert "pc3 was removed from the cluster wall: run `nodectl host uninstall`" in done.stderr
         done = await asyncio.to_thread(third.nodectl, "host", "uninstall", "--yes")
         assert done.returncode == 0, done.stderr
         done = await asyncio.to_thread(third.join, first.address, token)

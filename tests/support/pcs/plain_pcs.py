@@ -61,6 +61,10 @@ class LabPc:
             "--etcd", str(self.etcd), "--services", "processes", *options, killed_after=killed_after,
         )  # fmt: skip
 
+    def operate(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run nodectl as the operator of the cluster, on its first PC."""
+        return self.nodectl("--config", str(self.layout.client_config), *arguments)
+
     def report(self) -> HostActual | None:
         """What this PC's hostd found at its last pass."""
         return read_report(self.layout)
