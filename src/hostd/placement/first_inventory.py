@@ -48,7 +48,7 @@ async def _try_to_change(configuration: Configuration, edit: Callable[[Nodes], N
     if record is not None and not record.source.startswith(_HEAD):
         return True
     former: Nodes = {} if record is None else dict(record.inventory.get("nodes", {}))
-    nodes = edit(former)
+    nodes = dict(sorted(edit(former).items()))
     if nodes == former:
         return True
     version = 0 if record is None else record.version
