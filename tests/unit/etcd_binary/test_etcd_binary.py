@@ -301,7 +301,7 @@ class Machine:
         self.set(PATH=folder / "bin", NODECTL_CACHE_DIR=self.cache, NODECTL_ETCD_MIRROR=(folder / "mirror").as_uri())
         monkeypatch.setattr("platform.system", lambda: "Linux")
         monkeypatch.setattr("platform.machine", lambda: "x86_64")
-        monkeypatch.setattr(debian, "_os_release", lambda: {"ID": "none"})  # private: it reads a file of this machine
+        monkeypatch.setattr(debian, "os_release", lambda: {"ID": "none"})  # private: it reads a file of this machine
 
     def set(self, **environ: str | Path) -> None:
         for name, value in environ.items():
