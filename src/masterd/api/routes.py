@@ -27,6 +27,7 @@ from masterd.api.heartbeats import Heartbeats
 from masterd.api.leader_routing import LeaderRouter, disconnected
 from masterd.api.node_logs.node_logs import NodeLogs, send_within
 from masterd.api.pages.login_page import redirect_to_login, serve_login
+from masterd.api.probes import Probes
 from masterd.api.problems import http_problem, problem_of, problem_response
 from masterd.api.read_sources import ReadSources
 from masterd.api.request_bodies import actor_of, parse_command, parse_outcome_question, text_field
@@ -131,7 +132,12 @@ class Api:
         add = self.app.router.add_route
         routes = [
             (method, add(method, path, handler, expect_handler=_expect_later))
-            for method, path, handler in [*self._routes(), *access_routes.routes(), *session_routes.routes()]
+            for method, path, handler in [
+                *self._routes(),
+                *Probes(self._leadership, self._health).routes(),
+                *access_routes.routes(),
+                *session_routes.routes(),
+            ]
         ]
         if problems := missing_rights((method, _path_of(route)) for method, route in routes):
             raise DefinitionError(f"the table of rights does not fit the routes: {'; '.join(problems)}")
@@ -327,7 +333,7 @@ class Api:
     # --- leadership ---
 
     async def _get_health(self, request: web.Request) -> web.StreamResponse:
-        """The only route that needs no credential: it names no other PC and shows no data."""
+        """It needs no credential: it names no other PC and shows no data."""
         health: api_types.Health = {
             "id": self._own_id, "role": self._leadership.role, "index": self._replica.index,
             "problem": self._health.problem,

@@ -72,6 +72,12 @@ class MasterHealth:
         )
 
     @property
+    def follows(self) -> bool:
+        """Whether this standby follows the journal. A leader need not be known: requests wait for it."""
+        hindrance = self.role_problem or self._replica.outage or self._etcd.refusal or self._cluster_view.watch_error
+        return self._leadership.leader is None and self._replica.has_read and hindrance is None
+
+    @property
     def problem_or_outage(self) -> str | None:
         """`problem`, or else, on a standby, that etcd does not answer; None if there is neither."""
         outage = self._replica.outage if self._leadership.leader is None else None

@@ -35,6 +35,11 @@ class Leadership:
         return None if self.leader is None else self.leader.fence.term
 
     @property
+    def is_serving(self) -> bool:
+        """Whether this masterd serves as the leader, as far as it knows."""
+        return self.leader is not None and self.leader.serving.is_set() and not self.leader.has_ended
+
+    @property
     def config_rejection(self) -> tuple[int, str] | None:
         """mod_revision of config/current and why this leader does not adopt it; None if it does, or on a standby."""
         return None if self.leader is None else self.leader.config_rejection

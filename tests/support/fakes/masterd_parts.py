@@ -135,6 +135,8 @@ class FakeMasterd:
             parts, cluster_view=self.view, replica=self.replica, read_sources=self.sources
         )
         self.leadership = parts.leadership
+        self.replica_of_health = parts.replica
+        """The replica whose problems `health` shows. It has read nothing."""
 
     def lead(self) -> FakeLeader:
         leader = FakeLeader()

@@ -66,6 +66,12 @@ _PUBLIC = Right(is_public=True)
 
 RIGHTS: Mapping[tuple[str, str], Right] = {
     ("GET", "/v1/health"): _PUBLIC,
+    ("GET", "/leader"): _PUBLIC,
+    ("HEAD", "/leader"): _PUBLIC,
+    ("GET", "/ready"): _PUBLIC,
+    ("HEAD", "/ready"): _PUBLIC,
+    ("GET", "/live"): _PUBLIC,
+    ("HEAD", "/live"): _PUBLIC,
     ("GET", "/"): _PUBLIC,
     ("GET", "/login"): _PUBLIC,
     ("POST", "/v1/login"): _PUBLIC,

@@ -43,7 +43,7 @@ def _denied(right: Right, principal: Principal, node: str = "") -> bool:
     return not right.is_public and not right.allows(principal, node)
 
 
-async def test_without_a_credential_nothing_but_health_and_the_login_is_served() -> None:
+async def test_without_a_credential_nothing_but_health_probes_and_the_login_is_served() -> None:
     async with _api(AccessCase()) as (url, session):
         for (method, path), right in RIGHTS.items():
             if right.is_public:
@@ -54,7 +54,8 @@ async def test_without_a_credential_nothing_but_health_and_the_login_is_served()
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
                 assert "leader_url" not in problem
         assert [item for item, right in RIGHTS.items() if right.is_public] == [
-            ("GET", "/v1/health"), ("GET", "/"), ("GET", "/login"), ("POST", "/v1/login"),
+            ("GET", "/v1/health"), ("GET", "/leader"), ("HEAD", "/leader"), ("GET", "/ready"), ("HEAD", "/ready"),
+            ("GET", "/live"), ("HEAD", "/live"), ("GET", "/"), ("GET", "/login"), ("POST", "/v1/login"),
         ]  # fmt: skip
 
 
