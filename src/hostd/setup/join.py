@@ -121,11 +121,11 @@ def _host_file(wish: JoinWish, address: str, answer: JoinAnswer | None) -> HostF
 
 
 def _check_same_cluster(layout: Layout, host: HostFile, wanted_hash: str) -> None:
-    from hostd.signing.client import authority_hash
+    from hostd.signing.client import authority_with_hash
 
     path = layout.tls("hostd") / "ca.crt"
     try:
-        is_same = authority_hash(path.read_text("ascii")) == wanted_hash
+        is_same = authority_with_hash(path.read_text("ascii"), wanted_hash) != ""
     except OSError as error:
         raise NodectlError(f"cannot read {path}: {error.strerror or error}") from None
     if not is_same:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
+from hostd.pc.host_file import require_host_file
 from hostd.pc.layout import Layout
 from hostd.signing.client import authority_hash
 from nodestore.cluster.join_tokens import JoinTokens
-from nodestore.errors import NodectlError
 from nodestore.etcd.session import Etcd
+from nodestore.pki.authority_files import read_file
+from nodestore.pki.signing import certificates_in, is_issued_by
 from nodestore.schema.access_models import JoinKind
 from nodestore.schema.keys import Keys
 from nodestore.support.tokens import JoinTokenText, TokenHash, hash_of, new_token
@@ -32,13 +35,19 @@ async def create_join_token(
     lasts_s: float = LASTS_S,
 ) -> NewJoinToken:  # fmt: skip
     """Make a token for PCs that are to join."""
-    authority = layout.tls("hostd") / "ca.crt"
-    try:
-        wanted = authority_hash(authority.read_text("ascii"))
-    except OSError as error:
-        raise NodectlError(f"cannot read {authority}: {error.strerror or error}") from None
+    wanted = await asyncio.to_thread(_hash_of_authority, layout)
     token = new_token()
     made = await JoinTokens(etcd, keys).create(
         TokenHash(token.id, hash_of(token.secret)), kind, uses=uses, lasts_s=lasts_s, actor=actor
     )
     return NewJoinToken(str(JoinTokenText(wanted, token)), token.id, kind, made.uses, made.ends)
+
+
+def _hash_of_authority(layout: Layout) -> str:
+    """The hash of the authority that issued the certificate of this signer. There are two while one is replaced."""
+    files = layout.tls_files("hostd", require_host_file(layout.host_file).host)
+    assert files.ca is not None
+    assert files.cert is not None
+    own, authorities = read_file(files.cert), certificates_in(read_file(files.ca))
+    issuer = next((item for item in authorities if is_issued_by(own, item)), authorities[0])
+    return authority_hash(issuer.decode("ascii"))

@@ -1,7 +1,8 @@
 """The joining PC's side: finds out whether the signer is the right one, and sends its request.
 
-The first connection verifies nothing, and carries nothing but the certificate of an authority, which is compared with
-the hash in the token. All else is sent over a second connection, which is verified by this authority.
+The first connection verifies nothing, and carries nothing but certificates of authorities. One of them must have the
+hash that the token names. All else is sent over a second connection, which is verified by this one certificate: what
+else the first connection brought may come from another program in the network.
 """
 
 from __future__ import annotations
@@ -47,13 +48,25 @@ class WrongClock(NodectlError):
 
 def authority_hash(pem: str) -> str:
     """SHA-256 of the first certificate in a text. Empty if there is none."""
-    found = _PEM.search(pem)
-    if found is None:
-        return ""
+    return next((_hash(der) for der in _certificates_in(pem)), "")
+
+
+def authority_with_hash(pem: str, wanted_hash: str) -> str:
+    """The one certificate of a text whose SHA-256 is `wanted_hash`, in PEM format. Empty if there is none."""
+    found = (ssl.DER_cert_to_PEM_cert(der) for der in _certificates_in(pem) if _hash(der) == wanted_hash)
+    return next(found, "")
+
+
+def _certificates_in(pem: str) -> list[bytes]:
+    """Each certificate of a text in DER format. Empty if one of them is malformed."""
     try:
-        return hashlib.sha256(base64.b64decode("".join(found[1].split()), validate=True)).hexdigest()
+        return [base64.b64decode("".join(found[1].split()), validate=True) for found in _PEM.finditer(pem)]
     except (binascii.Error, ValueError):
-        return ""
+        return []
+
+
+def _hash(der: bytes) -> str:
+    return hashlib.sha256(der).hexdigest()
 
 
 class SignerClient:
@@ -63,16 +76,17 @@ class SignerClient:
         self._address = address
 
     async def fetch_authority(self, wanted_hash: str) -> AuthorityAnswer:
-        """The authority of the cluster. WrongAuthority if its certificate has another hash."""
+        """The authority of the cluster: the certificate with this hash alone. WrongAuthority if there is none."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is believed before the comparison
         answer = await self._request("GET", "/v1/authority", context, None, AuthorityAnswer)
-        if authority_hash(answer.authority) != wanted_hash:
+        authority = authority_with_hash(answer.authority, wanted_hash)
+        if not authority:
             raise WrongAuthority(
                 f"the signer at {self._address} is not the one that the token names: its authority has another hash. "
                 "Check the address and the token. If both are right, another program answers in place of the signer"
             )
-        return answer
+        return answer.model_copy(update={"authority": authority})
 
     async def join(self, authority: str, request: JoinRequest) -> JoinAnswer:
         """Send the request. Raises the error with which the signer refused it."""
