@@ -104,7 +104,7 @@ def edit(
     text is then kept in a file.
     """
     out = Output(output)
-    view = with_client(context, _fetch)
+    view = with_client(context, fetch)
     text = current_text(view)
     assert view["current"] is not None
     version = int(view["current"]["version"])
@@ -123,7 +123,8 @@ def edit(
     out.show(result, tables=list, names=lambda: [str(result["version"])])
 
 
-async def _fetch(client: Client) -> ConfigSummary:
+async def fetch(client: Client) -> ConfigSummary:
+    """The current, the adopted and the rejected version of the configuration."""
     return await client.config()
 
 
@@ -211,6 +212,7 @@ def apply_inventory(
     out: Output,
     loaded: InventoryFile,
     *,
+    view: ConfigSummary | None = None,
     expect_version: int | None = None,
     dry_run: bool = False,
     yes: bool = False,
@@ -218,12 +220,14 @@ def apply_inventory(
 ) -> dict[str, Any]:
     """Compare an inventory with the current one, ask if it removes many nodes, apply it; return what was done.
 
-    `wait_s`: wait so many seconds for the adoption; None: do not wait. Raises Conflict if the current version is not
-    `expect_version` or, without that, not the one that the file is based on.
+    `view`: the configuration that the inventory was made from, which must still be current when it is written; None:
+    fetch it. `wait_s`: wait so many seconds for the adoption; None: do not wait. Raises Conflict if the current version
+    is not `expect_version` or, without that, not the one that the file is based on.
     """
     from nodectl.inventory.diff import diff_lines, summary_lines
 
-    view = with_client(context, _fetch)
+    if view is None:
+        view = with_client(context, fetch)
     version, current = _checked_version(out, view, loaded, expect_version), view["current"]
     old = current["inventory"] if current else None
     changes = summary_lines(old, loaded.data)

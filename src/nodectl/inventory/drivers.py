@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from nodectl.inventory.yaml_source import YamlPath, YamlSource
+from nodectl.inventory.yaml_source import Source, YamlPath
 from nodesdk.driver import GROUP
 
 _ALMOST = 0.7
@@ -45,7 +45,7 @@ class _Place:
 _DEFAULT: YamlPath = ("defaults", "driver")
 
 
-def check_drivers(source: YamlSource, data: Fields) -> list[str]:
+def check_drivers(source: Source, data: Fields) -> list[str]:
     """Add a problem for each mistake in the settings of an installed driver. Return warnings, each with its line."""
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
     models: dict[str, type[BaseModel] | None] = {}
@@ -107,7 +107,7 @@ def _fields(value: Any) -> Fields:
     return value if isinstance(value, dict) else {}
 
 
-def _check_settings(source: YamlSource, place: _Place, model: type[BaseModel]) -> None:
+def _check_settings(source: Source, place: _Place, model: type[BaseModel]) -> None:
     try:
         model.model_validate({**place.shared, **place.settings})
     except ValidationError as error:
@@ -116,7 +116,7 @@ def _check_settings(source: YamlSource, place: _Place, model: type[BaseModel]) -
                 _add_problem(source, place, model, item)
 
 
-def _add_problem(source: YamlSource, place: _Place, model: type[BaseModel], item: Any) -> None:
+def _add_problem(source: Source, place: _Place, model: type[BaseModel], item: Any) -> None:
     where: YamlPath = tuple(item["loc"])
     path = place.path_of(where)
     if item["type"] == "extra_forbidden" and len(where) == 1:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from nodectl.inventory.basis import Basis, split_basis
 from nodectl.inventory.drivers import check_drivers
-from nodectl.inventory.yaml_source import FileError, YamlPath, YamlSource
+from nodectl.inventory.yaml_source import FileError, Source, YamlPath, YamlSource
 from nodestore.errors import Invalid
 from nodestore.schema.keys import check_name
 from nodestore.schema.models import NAMED_SECTIONS, Inventory
@@ -47,7 +47,7 @@ def load_inventory(path: Path, *, drivers: bool = True) -> InventoryFile:
     return check_inventory(YamlSource.read(path), drivers=drivers)
 
 
-def check_inventory(source: YamlSource, *, drivers: bool = True) -> InventoryFile:
+def check_inventory(source: Source, *, drivers: bool = True) -> InventoryFile:
     """Check the inventory in a parsed file. Raises FileError, with a line for each mistake."""
     data = source.value
     if data is None:
@@ -67,7 +67,7 @@ def check_inventory(source: YamlSource, *, drivers: bool = True) -> InventoryFil
     return InventoryFile(data, inventory, text, source.name, basis, tuple(warnings))
 
 
-def _basis(source: YamlSource) -> tuple[Basis | None, str]:
+def _basis(source: Source) -> tuple[Basis | None, str]:
     try:
         return split_basis(source.text)
     except ValueError as error:
@@ -76,7 +76,7 @@ def _basis(source: YamlSource) -> tuple[Basis | None, str]:
         return None, source.text
 
 
-def _check_leader_rules(source: YamlSource, data: dict[str, Any]) -> None:
+def _check_leader_rules(source: Source, data: dict[str, Any]) -> None:
     """Raise FileError for what the leader would refuse to adopt, such as a number of more than 1,024 bits."""
     try:
         checked_copy({"inventory": data}, "the inventory")  # one level deeper, as in the record that the leader adopts
@@ -84,7 +84,7 @@ def _check_leader_rules(source: YamlSource, data: dict[str, Any]) -> None:
         raise FileError([f"{source.name}: {error}"]) from None
 
 
-def _validate(source: YamlSource, data: dict[str, Any]) -> Inventory | None:
+def _validate(source: Source, data: dict[str, Any]) -> Inventory | None:
     try:
         Inventory.model_validate(_tuples(data), strict=True)  # strict: "1" and true are not the number 1
         return Inventory.model_validate(data)
@@ -157,7 +157,7 @@ def _value_at(data: Any, where: YamlPath) -> Any:
 # --- fields ---------------------------------------------------------------------------------------------------------
 
 
-def _check_fields(source: YamlSource, model: type[BaseModel], data: Any, where: YamlPath) -> None:
+def _check_fields(source: Source, model: type[BaseModel], data: Any, where: YamlPath) -> None:
     """Add a problem for every field that is unknown to `model` or to a model nested in it."""
     if not isinstance(data, dict):
         return  # the validation reports wrong types
@@ -196,7 +196,7 @@ def _section(data: dict[str, Any], name: str) -> Mapping[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _check_names(source: YamlSource, data: dict[str, Any]) -> None:
+def _check_names(source: Source, data: dict[str, Any]) -> None:
     for section, kind in NAMED_SECTIONS.items():
         for name in _section(data, section):
             try:
@@ -205,7 +205,7 @@ def _check_names(source: YamlSource, data: dict[str, Any]) -> None:
                 source.add_problem((section, name), str(error))
 
 
-def _check_positions(source: YamlSource, data: dict[str, Any]) -> None:
+def _check_positions(source: Source, data: dict[str, Any]) -> None:
     node_at: dict[tuple[Any, ...], str] = {}
     for name, node in _section(data, "nodes").items():
         position = node.get("position") if isinstance(node, dict) else None
@@ -214,11 +214,11 @@ def _check_positions(source: YamlSource, data: dict[str, Any]) -> None:
         where: YamlPath = ("nodes", name, "position")
         other = node_at.setdefault(tuple(position), name)
         if other != name:
-            line = source.line(("nodes", other, "position"))
-            source.add_problem(where, f"{position} is already the position of node {other} (line {line})")
+            place = source.place(("nodes", other, "position"))
+            source.add_problem(where, f"{position} is already the position of node {other} ({place})")
 
 
-def _check_groups(source: YamlSource, data: dict[str, Any]) -> None:
+def _check_groups(source: Source, data: dict[str, Any]) -> None:
     nodes = _section(data, "nodes")
     for name, group in _section(data, "groups").items():
         members = group.get("nodes") if isinstance(group, dict) else None

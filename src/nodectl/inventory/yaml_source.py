@@ -80,16 +80,54 @@ class _TaggedLoader(yaml.SafeLoader):
         return node
 
 
-class YamlSource:
-    """A parsed file: its `value`, the line of each part of it, and the problems found so far."""
+class Source:
+    """A file with its parsed `value`, and the problems found so far. A subclass knows where each part of `value` is."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
         self.problems: list[tuple[int, str]] = []
+        self.value: Any = None
+
+    def line(self, where: YamlPath) -> int:
+        """The line of the value at `where`, or of its nearest known parent."""
+        raise NotImplementedError
+
+    def place(self, where: YamlPath) -> str:
+        """The line of the value at `where`, in words."""
+        return f"line {self.line(where)}"
+
+    def add_problem(self, where: YamlPath, message: str, *, line: int | None = None) -> None:
+        """Record a problem. `raise_problems` raises all of them. line: default that of the value at `where`."""
+        at = ".".join(str(part) for part in where)
+        problem = (self.line(where) if line is None else line, f"{at}: {message}" if at else message)
+        if problem not in self.problems:  # a value with several aliases is built several times
+            self.problems.append(problem)
+
+    def add_unknown_problem(self, where: YamlPath, known: Iterable[str], what: str) -> None:
+        """Record that the last part of `where` is unknown. The message suggests the closest of the `known` names."""
+        names = list(known)
+        near = difflib.get_close_matches(str(where[-1]), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
+        self.add_problem(where, f"{what} is not known; {hint}")
+
+    def raise_problems(self) -> None:
+        """Raise FileError with all recorded problems, sorted by line, if there are any."""
+        if self.problems:
+            raise FileError([self._shown(line, text) for line, text in sorted(self.problems)])
+
+    def _shown(self, line: int, problem: str) -> str:
+        return f"{self.name}:{line}: {problem}"
+
+
+class YamlSource(Source):
+    """A parsed file: its `value`, the line of each part of it, and the problems found so far."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(name, text)
         self._lines: dict[YamlPath, int] = {(): 1}
         self._count = 0
-        self.value: Any = self._parse()
+        self.value = self._parse()
 
     @classmethod
     def read(cls, path: Path) -> YamlSource:
@@ -114,25 +152,6 @@ class YamlSource:
         while where not in self._lines:
             where = where[:-1]
         return self._lines[where]
-
-    def add_problem(self, where: YamlPath, message: str, *, line: int | None = None) -> None:
-        """Record a problem. `raise_problems` raises all of them. line: default that of the value at `where`."""
-        at = ".".join(str(part) for part in where)
-        problem = (self.line(where) if line is None else line, f"{at}: {message}" if at else message)
-        if problem not in self.problems:  # a value with several aliases is built several times
-            self.problems.append(problem)
-
-    def add_unknown_problem(self, where: YamlPath, known: Iterable[str], what: str) -> None:
-        """Record that the last part of `where` is unknown. The message suggests the closest of the `known` names."""
-        names = list(known)
-        near = difflib.get_close_matches(str(where[-1]), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
-        self.add_problem(where, f"{what} is not known; {hint}")
-
-    def raise_problems(self) -> None:
-        """Raise FileError with all recorded problems, sorted by line, if there are any."""
-        if self.problems:
-            raise FileError([f"{self.name}:{line}: {text}" for line, text in sorted(self.problems)])
 
     # --- parsing ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nodectl.cli import config_apply
+from nodectl.cli import config_apply, config_import
 from nodectl.cli.arguments import WAIT_S, TimeoutOption
 from nodectl.cli.config_apply import AdoptionWaitOption, FileArgument, SkipDriversOption, YesOption
 from nodectl.cli.session import with_client
@@ -177,6 +177,7 @@ def _side(history: Callable[[], Sequence[ConfigRecord | UnreadableConfig]], text
 
 app.command("apply")(config_apply.apply)
 app.command("edit")(config_apply.edit)
+app.command("import")(config_import.import_table)
 
 
 @app.command("history")
