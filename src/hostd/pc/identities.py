@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from nodestore.errors import Invalid, NodectlError
 from nodestore.pki.identity import SERVER_KINDS, Subject
 from nodestore.pki.private_files import make_private_directory, write_public
 from nodestore.pki.request_files import request
+from nodestore.pki.signing_requests import PublicKey, check_request, key_of_certificate, public_key_text
 from nodestore.schema.host_models import HostKind
 
 KINDS_OF: Mapping[HostKind, tuple[str, ...]] = {
@@ -25,9 +27,12 @@ def subjects_of(kind: HostKind, host: str) -> list[Subject]:
     return [Subject(program, host) for program in KINDS_OF[kind]]
 
 
-def addresses_of(subject: Subject, address: str) -> tuple[str, ...]:
-    """The names in a certificate: the address of the PC, if the program accepts connections."""
-    return (address,) if subject.kind in SERVER_KINDS else ()
+def addresses_of(subject: Subject, kind: HostKind, address: str) -> tuple[str, ...]:
+    """The names in a certificate: the address of the PC, if the program accepts connections.
+
+    On a PC that only runs noded, none does. So who has a token for such a PC gets nothing that can pass as a server.
+    """
+    return (address,) if subject.kind in SERVER_KINDS and kind == "host" else ()
 
 
 def make_requests(layout: Layout, kind: HostKind, host: str) -> dict[str, bytes]:
@@ -49,15 +54,17 @@ def present_requests(layout: Layout, kind: HostKind, host: str) -> dict[str, byt
 
 
 def fingerprint(signing_request: bytes) -> str:
-    """SHA-256 of the public key in a request. It is the same in each repeat of a join."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    """SHA-256 of the public key in a request. It is the same in each repeat of a join. Raises Invalid."""
+    return _hash_of(check_request(signing_request).key)
 
-    try:
-        key = x509.load_pem_x509_csr(signing_request).public_key()
-    except ValueError:
-        raise Invalid("the request for a certificate cannot be read") from None
-    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+def fingerprint_of_certificate(certificate: bytes) -> str:
+    """SHA-256 of the public key in a certificate in DER format, to be compared with `fingerprint`. Raises Invalid."""
+    return _hash_of(key_of_certificate(certificate))
+
+
+def _hash_of(key: PublicKey) -> str:
+    return hashlib.sha256(base64.b64decode(public_key_text(key))).hexdigest()
 
 
 def write_certificates(layout: Layout, certificates: Mapping[str, Mapping[str, bytes]]) -> list[str]:

@@ -70,7 +70,11 @@ def host_views(view: PlacementView) -> list[HostView]:
 
 
 def _lost_member(actual: HostActual | None) -> int:
-    return int(actual.lost_member, 16) if actual is not None and actual.lost_member else 0
+    """The id of the member whose data are lost; 0 if there is none. Each hostd writes its report: it is not trusted."""
+    try:
+        return int(actual.lost_member, 16) if actual is not None and actual.lost_member else 0
+    except ValueError:
+        return 0
 
 
 def member_views(view: PlacementView) -> list[MemberView]:

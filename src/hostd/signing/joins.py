@@ -7,17 +7,17 @@ Each step finds what an earlier attempt of the same PC has done, by the fingerpr
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import time
 from collections.abc import Mapping
 
 from hostd.agent.link import listed_members
 from hostd.pc.host_file import HostFile
-from hostd.pc.identities import KINDS_OF, addresses_of, fingerprint, subjects_of
+from hostd.pc.identities import addresses_of, fingerprint, subjects_of
 from hostd.pc.layout import Layout
 from hostd.placement.changes import set_state, wait_until_left
 from hostd.placement.first_inventory import add_node
+from hostd.signing.admission import check_join, check_keys, check_requests, own_record
 from hostd.signing.messages import JoinAnswer, JoinRequest
 from nodestore.cluster.join_tokens import JoinTokens
 from nodestore.cluster.settled_writes import swap
@@ -28,7 +28,7 @@ from nodestore.pki.authority import Authorities, Bundle
 from nodestore.pki.authority_files import DirectoryBusy
 from nodestore.pki.identity import Subject
 from nodestore.schema.host_models import HostKind, url_host
-from nodestore.schema.keys import Keys, check_name
+from nodestore.schema.keys import Keys
 from nodestore.schema.models import HostRecord, JoinToken, decode_or_none
 from nodestore.schema.store_rights import StoreUser
 from nodestore.support.tokens import Token, is_secret, parse_join_token
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 10
 _LEAVE_WAIT_S = 30.0
 _BUSY_S, _BUSY_PAUSE_S = 5.0, 0.05
-HOSTS_MAX = 64
 
 
 class Joins:
@@ -55,10 +54,11 @@ class Joins:
         text = parse_join_token(request.token)
         if text is None:
             raise Denied("this is not a join token: it begins with NCT1 and has four parts")
-        key = self._checked(request)
         async with self._lock:
-            await self._check_kind(text.token, request.kind)
-            await self._find_conflict(request, key)
+            await self._check_kind(text.token, request.kind)  # first: without a token, nothing of it is worth a check
+            key = check_join(request, self._host.address)
+            own_record(request, key, await self._hosts())
+            check_keys(self._authorities.records(), request.kind, request.host, request.requests)
             await JoinTokens(self._etcd, self._keys).use(
                 text.token, by=f"hostd key {key}", name=request.host, address=sender
             )
@@ -75,20 +75,30 @@ class Joins:
                 members_wanted=self._host.members_wanted,
             )
 
-    async def certificates(self, host: str, requests: Mapping[str, str]) -> dict[str, dict[str, str]]:
-        """The certificates of a PC of the cluster, for the keys with which it joined. Raises Denied, Invalid."""
+    async def certificates(self, host: str, key: str, requests: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """The certificates of a PC of the cluster, for the keys with which it joined. Raises Denied, Invalid, Conflict.
+
+        key: the fingerprint of the key of the hostd that asks.
+        """
         record = (await self._hosts()).get(host)
         if record is None or record.state == "leaving":
             raise Denied(f"{host} does not belong to the cluster any more")
-        if set(requests) != set(KINDS_OF[record.kind]):
-            raise Invalid(f"a PC of the kind {record.kind} has certificates for {', '.join(KINDS_OF[record.kind])}")
-        if fingerprint(requests["hostd"].encode()) != record.key:
+        check_requests(record.kind, host, requests)
+        if {key, fingerprint(requests["hostd"].encode())} != {record.key}:
             raise Denied(f"{host} joined with another key: remove it, and let it join anew")
         async with self._lock:
+            # Otherwise each further key would be one more certificate on record.
+            check_keys(self._authorities.records(), record.kind, host, requests)
             return await asyncio.to_thread(sign_all, self._authorities, record.kind, host, record.address, requests)
 
-    async def leave(self, host: str) -> bool:
-        """Mark the PC for removal, and wait a while; return whether the cluster has forgotten it."""
+    async def leave(self, host: str, key: str) -> bool:
+        """Mark the PC for removal, and wait a while; return whether the cluster has forgotten it.
+
+        key: the fingerprint of the key of the hostd that asks. A former PC of this name must not remove its successor.
+        """
+        record = (await self._hosts()).get(host)
+        if record is not None and record.key != key:
+            return True
         try:
             await set_state(self._etcd, self._keys, host, "leaving")
             await wait_until_left(self._etcd, self._keys, host, _LEAVE_WAIT_S, lambda _: None)
@@ -98,19 +108,6 @@ class Joins:
             return False
         return True
 
-    def _checked(self, request: JoinRequest) -> str:
-        """The fingerprint of the key of the PC's hostd. Raises Invalid if something in the request cannot be."""
-        check_name("host", request.host)
-        try:
-            address = ipaddress.ip_address(request.address)
-        except ValueError:
-            raise Invalid(f"{request.address!r} is not an IP address") from None
-        if address.is_unspecified or address.is_multicast:
-            raise Invalid(f"other PCs cannot connect to {request.address}: give the address of the PC")
-        if set(request.requests) != set(KINDS_OF[request.kind]):
-            raise Invalid(f"a PC of the kind {request.kind} needs certificates for {', '.join(KINDS_OF[request.kind])}")
-        return fingerprint(request.requests["hostd"].encode())
-
     async def _check_kind(self, token: Token, kind: HostKind) -> None:
         """Raise Denied if the token is valid and does not allow this kind. It must not cost a use."""
         found = decode_or_none(JoinToken, await self._etcd.get(self._keys.join(token.id)))
@@ -119,31 +116,6 @@ class Joins:
         if found.kind not in ("host", kind):
             raise Denied(f"the join token {token.id} is for the kind {found.kind!r}: add --kind {found.kind}")
 
-    async def _find_conflict(self, request: JoinRequest, key: str) -> HostRecord | None:
-        """The record of this PC, if it has one. Raises Conflict if its name or its address is another PC's."""
-        hosts = await self._hosts()
-        own = hosts.get(request.host)
-        if own is not None and own.key != key:
-            raise Conflict(
-                f"the name {request.host} is taken by the PC at {own.address}: choose another one with --host, or "
-                f"remove that PC first (nodectl host remove {request.host})"
-            )
-        if own is not None and own.state == "leaving":
-            raise Conflict(f"{request.host} is being removed from the cluster: join again once it has left")
-        if own is not None and (own.kind, own.address, own.ports) != (request.kind, request.address, request.ports):
-            raise Conflict(
-                f"{request.host} has joined already, with other settings ({own.kind} at {own.address}): remove it "
-                f"(nodectl host remove {request.host}), then join anew"
-            )
-        for name, record in hosts.items():
-            if name != request.host and record.key == key:
-                raise Conflict(f"this PC belongs to the cluster as {name}: join with --host {name}")
-            if name != request.host and (record.address, record.ports) == (request.address, request.ports):
-                raise Conflict(f"the address {request.address} is taken by {name}")
-        if own is None and len(hosts) >= HOSTS_MAX:
-            raise Conflict(f"the cluster has {HOSTS_MAX} PCs already")
-        return own
-
     async def _record(self, request: JoinRequest, key: str, actor: str) -> None:
         """Write the record of this PC, unless it is there. The set of hosts must be the one that was checked."""
         record = HostRecord(
@@ -151,7 +123,7 @@ class Joins:
         )
         for _ in range(_ATTEMPTS):
             changes = await self._etcd.get(self._keys.host_changes)
-            if await self._find_conflict(request, key) is not None:
+            if own_record(request, key, await self._hosts()) is not None:
                 return
             if await add_host(self._etcd, self._keys, request.host, record, changes.mod_revision if changes else 0):
                 return
@@ -190,7 +162,7 @@ def sign_all(
     signed = {}
     for subject in subjects_of(kind, host):
         request = requests[subject.kind].encode()
-        bundle = _signed(authorities, subject, request, addresses_of(subject, address))
+        bundle = _signed(authorities, subject, request, addresses_of(subject, kind, address))
         signed[subject.kind] = {name: _text(content) for name, content in bundle.contents().items()}
     return signed
 

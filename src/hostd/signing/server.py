@@ -13,6 +13,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from hostd.pc.host_file import HostFile
+from hostd.pc.identities import fingerprint_of_certificate
 from hostd.pc.layout import Layout
 from hostd.signing.joins import Joins
 from hostd.signing.messages import (
@@ -62,27 +63,30 @@ class SignerApi:
 
     async def _certificates(self, request: web.Request) -> BaseModel:
         """The certificates of the PC that asks. Its certificate says which PC it is."""
-        host = self._host_of(request)
+        host, key = self._host_of(request)
         wanted = await _body(request, CertificatesRequest)
-        return CertificatesAnswer(certificates=await self._joins.certificates(host, wanted.requests))
+        return CertificatesAnswer(certificates=await self._joins.certificates(host, key, wanted.requests))
 
     async def _leave(self, request: web.Request) -> BaseModel:
         """Mark the PC that asks for removal, and wait a while for its end. Its certificate says which PC it is."""
-        return LeaveAnswer(left=await self._joins.leave(self._host_of(request)))
+        return LeaveAnswer(left=await self._joins.leave(*self._host_of(request)))
 
-    def _host_of(self, request: web.Request) -> str:
-        """The name of the PC whose hostd sends the request. Raises Denied."""
-        identity = self._peer_of(request)
+    def _host_of(self, request: web.Request) -> tuple[str, str]:
+        """The name of the PC whose hostd sends the request, and the fingerprint of its key. Raises Denied."""
+        certificate, identity = self._peer_of(request)
         if identity is None or identity.kind != "hostd":
             raise Denied("this needs the certificate of the hostd of a PC of the cluster")
-        return identity.name
+        return identity.name, fingerprint_of_certificate(certificate)
 
-    def _peer_of(self, request: web.Request) -> PeerIdentity | None:
-        """Whom the verified certificate of the sender names. None if there is none, or if it is revoked."""
+    def _peer_of(self, request: web.Request) -> tuple[bytes, PeerIdentity | None]:
+        """The verified certificate of the sender, and whom it names. None if there is none, or if it is revoked."""
         connection = None if request.transport is None else request.transport.get_extra_info("ssl_object")
-        if connection is None or self._is_revoked(connection.getpeercert(binary_form=True)):
-            return None
-        return peer_identity_of(connection.getpeercert())
+        if connection is None:
+            return b"", None
+        certificate = connection.getpeercert(binary_form=True)
+        if certificate is None or self._is_revoked(certificate):
+            return b"", None
+        return certificate, peer_identity_of(connection.getpeercert())
 
     def _answered(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:

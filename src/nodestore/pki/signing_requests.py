@@ -84,6 +84,14 @@ def public_key_text(key: PublicKey) -> str:
     return base64.b64encode(der).decode("ascii")
 
 
+def key_of_certificate(certificate: bytes) -> PublicKey:
+    """The key in a certificate in DER format. Raises Invalid."""
+    try:
+        return _checked_key(x509.load_der_x509_certificate(certificate).public_key())
+    except _MALFORMED:
+        raise Invalid("malformed certificate") from None
+
+
 def read_public_key(text: str) -> PublicKey:
     """The key that `public_key_text` wrote. Raises Invalid."""
     try:
