@@ -5,6 +5,7 @@
 | `lab.py` | `Lab`: the namespaces that hold everything, the switch and the PCs |
 | `pc.py` | `Pc`: power, cable, disk, and commands that run on it |
 | `image.py` | what a PC's disk has in addition to this machine's root file system |
+| `host_cluster.py` | a cluster made by `nodectl host`, and its operator |
 | `__main__.py` | the lab from a shell: `python -m tests.lab --help` |
 
 A PC's disk is an overlay over this machine's root file system, in memory: it survives a power cut and a reboot, and is

@@ -1,7 +1,8 @@
 """`Lab`: the namespaces that hold the PCs, their switch and their disks.
 
 One process, the anchor, owns a process, mount and network namespace. When it ends, in whatever way, the kernel kills
-all PCs and removes their disks and their network, so nothing remains on the machine.
+all PCs and removes their disks and their network, so nothing remains on the machine. Several labs run at once: each has
+the same addresses, on a switch of its own.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ class Lab:
         """The process whose end ends the lab; 0 if it has ended."""
         with contextlib.suppress(OSError, ValueError):
             pid = int((self._directory / "anchor").read_text().split()[0])
-            if b"--kill-child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"--kill-child" in words and os.fsencode(self._directory / "disks") in words:  # not of another lab
                 return pid
         return 0
 

@@ -16,7 +16,7 @@ from nodestore.schema.models import Desired
 from tests.lab import by_hand
 from tests.lab.image import nodectl_image
 from tests.lab.lab import Lab, LabMissing
-from tests.lab.pc import Pc
+from tests.lab.pc import LabError, Pc
 from tests.support.etcd_cluster import find_etcd
 from tests.support.waiting import eventually, first_true
 
@@ -218,6 +218,26 @@ async def test_after_a_power_cut_and_a_pulled_cable_all_is_back(lab: Lab) -> Non
 
 def _line_with(lines: list[str], text: str) -> int:
     return next((number for number, line in enumerate(lines) if text in line), -1)
+
+
+def test_two_labs_at_once_do_not_meet(lab: Lab, tmp_path: Path) -> None:
+    """They have PCs of the same names and addresses. One has a file of an earlier lab, whose pid is the other's now."""
+    directory = tmp_path / "other"
+    directory.mkdir()
+    (directory / "anchor").write_text((tmp_path / "lab" / "anchor").read_text())
+    pc, connect = lab.pc(1), f"exec 3<>/dev/tcp/{lab.pc(1).address}/8000"
+    pc.on()
+    pc.check("systemd-run --unit=server /opt/nodectl/bin/python -m http.server 8000")
+    while lab.run(connect).returncode != 0:
+        assert pc.is_active("server")
+    with Lab(directory, nodectl_image()) as other:
+        assert other.numbers == []
+        other.pc(1).on()
+        assert "Connection refused" in other.run(connect).stderr
+        other.pc(1).power_off()
+        with pytest.raises(LabError, match=f"a lab runs in {directory} already"):
+            Lab(directory, nodectl_image()).start()
+    assert lab.run(connect).returncode == 0
 
 
 def test_the_lab_from_a_shell(tmp_path: Path) -> None:
