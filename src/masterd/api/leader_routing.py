@@ -2,8 +2,9 @@
 
 Leadership may change while a request is in progress. If a request was forwarded to a leader that dies, is frozen or is
 replaced, and the request is idempotent (a read, commands with ids, or the question for an outcome), it is sent again to
-the new leader. If the new leader then refuses a command as too old, the first leader may have run it: the answer is
-OutcomeUnknown, because a client takes a refusal of its first attempt as a proof that the command has not run.
+the new leader. If the new leader then refuses a command as too old or is not available, or if there is none, the first
+leader may have run it: the answer is OutcomeUnknown, because a client takes such an answer to its first attempt as a
+proof that the command has not run.
 
 When this masterd takes over, a client may read in etcd that it is the leader before etcd's reply to the takeover
 arrives here. A request that such a client sends to this masterd is not refused: it waits until the term begins.
@@ -26,7 +27,7 @@ from masterd.roles.health import MasterHealth
 from masterd.roles.leadership import Leadership
 from masterd.roles.peers import HOP_HEADER
 from masterd.term.leader import Leader
-from nodestore.errors import LeadershipLost, NodectlError, NotLeader, OutcomeUnknown, TooOld, Unavailable
+from nodestore.errors import LeadershipLost, NodectlError, NoSpace, NotLeader, OutcomeUnknown, TooOld, Unavailable
 from nodestore.support.tasks import owned_task
 from nodestore.support.waiting import set_within
 
@@ -38,6 +39,8 @@ because clients that repeat their requests would slow the takeover down."""
 _FORWARDED_GRACE_S = 2.0
 _TERM_BEGIN_WAIT_S = 2.0
 """How long a request waits for a won term to begin, or for the outcome of this masterd's takeover attempt."""
+_NOT_RUN = (Unavailable.code, NotLeader.code, LeadershipLost.code, NoSpace.code)
+"""The codes of errors after which a client takes it that this attempt has not run."""
 _MAY_HAVE_RUN = web.RequestKey("may_have_run", bool)
 """Set in a request that was sent to a leader which did not answer."""
 _ALL_WAITS_S = 4.0
@@ -138,19 +141,26 @@ class LeaderRouter:
     ) -> web.StreamResponse:
         """Run `act` if this masterd leads; else forward the request and return the leader's answer.
 
-        LeadershipLost from `act` means that the term ended before the request had an effect. The request is then
-        routed again, to the next leader.
+        Raises OutcomeUnknown if the request is refused as not run, and an earlier leader may have run it.
         """
+        try:
+            return _checked(request, await self._routed(request, act))
+        except (TooOld, Unavailable) as error:
+            if _may_have_run(request):
+                raise _unknown(str(error)) from None
+            raise
+
+    async def _routed(
+        self, request: web.Request, act: Callable[[Leader], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """LeadershipLost from `act` means that the term ended before the request had an effect. The request is then
+        routed again, to the next leader."""
         for attempt in range(_ATTEMPTS_MAX):
             leader = await self.leader_or_response(request)
             if isinstance(leader, web.StreamResponse):
-                return _checked(request, leader)
+                return leader
             try:
-                return _checked(request, await act(leader))
-            except TooOld as error:
-                if request.get(_MAY_HAVE_RUN):
-                    raise _unknown(str(error)) from None
-                raise
+                return await act(leader)
             except LeadershipLost:
                 if not leader.has_ended or attempt + 1 == _ATTEMPTS_MAX or disconnected(request):
                     raise
@@ -203,14 +213,24 @@ class LeaderRouter:
             unsubscribe()
 
 
+def _may_have_run(request: web.Request) -> bool:
+    """Whether an earlier leader may have run the commands of this request."""
+    return request.method != "GET" and request.get(_MAY_HAVE_RUN, False)
+
+
 def _checked(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
     """Return the answer.
 
-    Raises OutcomeUnknown if the answer refuses a command as too old, and an earlier leader may have run that command.
+    Raises OutcomeUnknown if the answer refuses a command as too old or as not run now, alone or in a list, and an
+    earlier leader may have run that command.
     """
     body = answer.body if isinstance(answer, web.Response) else None
-    if request.get(_MAY_HAVE_RUN) and isinstance(body, bytes) and f'"code":"{TooOld.code}"'.encode() in body:
+    if not _may_have_run(request) or not isinstance(body, bytes):
+        return answer
+    if f'"code":"{TooOld.code}"'.encode() in body:
         raise _unknown("the new leader no longer knows the results of that time")
+    if any(f'"code":"{code}"'.encode() in body for code in _NOT_RUN):
+        raise _unknown("the new leader did not run it now")
     return answer
 
 

@@ -253,6 +253,60 @@ async def test_a_command_that_a_dead_leader_may_have_run_is_never_called_too_old
             await asking
 
 
+class _RunsNothing(_Breaks):
+    """The next leader refuses the command because it has too much to do."""
+
+    async def forward(self, request: Any, url: str | None, *rest: Any) -> web.StreamResponse:
+        await super().forward(request, url, *rest)
+        return web.Response(body=b'{"code":"unavailable"}', status=503)
+
+
+async def test_a_command_that_a_dead_leader_may_have_run_is_not_refused_as_overload() -> None:
+    async def act(_: Any) -> web.StreamResponse:
+        raise AssertionError("this masterd does not lead")
+
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
+        parts = _parts(etcd)
+        parts.replica.problem = None
+        _leads(parts.cluster_view, "m2", 7)
+        forwarder = _RunsNothing(parts.cluster_view, "m2")
+        asking = asyncio.create_task(_router(parts, forwarder).run_on_leader(cast(Any, _WithId()), act))
+        await eventually(lambda: forwarder.asked == 1)
+        _leads(parts.cluster_view, "m3", 8)
+        with pytest.raises(OutcomeUnknown, match="did not run it now"):
+            await asking
+
+
+class _DiesAlone(_Forwarder):
+    """The leader dies with the request, and no other one leads."""
+
+    async def forward(self, *_: Any) -> web.StreamResponse:
+        self.asked += 1
+        if self.asked > 1:
+            raise NotLeader("there is no leader")
+        asyncio.get_running_loop().call_soon(_leads, self.board, "m3", 8)
+        raise OutcomeUnknown("the connection broke")
+
+
+async def test_a_command_that_a_dead_leader_may_have_run_is_never_called_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its client would take the refusal as a proof that no attempt has run."""
+
+    async def act(_: Any) -> web.StreamResponse:
+        raise AssertionError("this masterd does not lead")
+
+    monkeypatch.setattr(leader_routing, "_NO_LEADER_WAIT_S", 0.05)
+    async with Etcd(EtcdSettings(endpoints=("127.0.0.1:1",))) as etcd:
+        parts = _parts(etcd)
+        parts.replica.problem = None
+        _leads(parts.cluster_view, "m2", 7)
+        forwarder = _DiesAlone(parts.cluster_view)
+        with pytest.raises(OutcomeUnknown, match="there is no leader"):
+            await _router(parts, forwarder).run_on_leader(cast(Any, _WithId()), act)
+        assert forwarder.asked == 2
+
+
 @pytest.mark.parametrize(
     ("closing", "transport", "expected"), [(False, True, False), (True, True, True), (False, False, True)]
 )
