@@ -16,7 +16,7 @@ from nodectl.cli.arguments import WAIT_S, TimeoutOption
 from nodectl.cli.config_apply import AdoptionWaitOption, SkipDriversOption, YesOption
 from nodectl.cli.session import with_client
 from nodectl.terminal.output import Format, Output, OutputOption
-from nodestore.errors import Conflict, Refused
+from nodestore.errors import Conflict, Invalid, Refused
 
 if TYPE_CHECKING:
     from nodectl.inventory.file import InventoryFile
@@ -29,7 +29,11 @@ _MASK = "***"
 
 def import_table(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="FILE", help="CSV file; - is stdin.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE|URL", help="CSV file (- is stdin), or URL of a database without a password."),
+    ] = None,
+    *,
     mapping: Annotated[
         Path,
         typer.Option("--mapping", "-m", metavar="FILE", help="YAML file that says which column is which field."),
@@ -37,6 +41,10 @@ def import_table(
     encoding: Annotated[
         str | None,
         typer.Option("--encoding", metavar="NAME", help="Encoding of a CSV file that is not UTF-8, such as cp1252."),
+    ] = None,
+    url_file: Annotated[
+        Path | None,
+        typer.Option("--url-file", metavar="FILE", help="File with the URL of a database, which may have a password."),
     ] = None,
     keep_others: Annotated[
         bool, typer.Option("--keep-others", help="Keep the nodes that the table does not name.")
@@ -64,7 +72,7 @@ def import_table(
     from nodectl.inventory.tables.mapping import load_mapping
 
     columns = load_mapping(mapping)
-    table = _read(source, columns, encoding)
+    table = _read(source, url_file, columns, encoding)
     out = Output(output)
     view = with_client(context, config_apply.fetch)
     loaded = _inventory(view, columns, table, keep_others=keep_others, drivers=not skip_drivers)
@@ -77,10 +85,18 @@ def import_table(
     out.show(shown, tables=list, names=lambda: [str(result["version"])])
 
 
-def _read(source: str, mapping: Mapping, encoding: str | None) -> SourceTable:
-    from nodectl.inventory.tables.csv_table import read_csv
+def _read(source: str | None, url_file: Path | None, mapping: Mapping, encoding: str | None) -> SourceTable:
+    if (source is None) == (url_file is None):
+        raise Invalid("give a CSV file, the URL of a database, or --url-file")
+    if url_file is None and source is not None and "://" not in source:
+        from nodectl.inventory.tables.csv_table import read_csv
 
-    return read_csv(Path(source), encoding)
+        return read_csv(Path(source), encoding)
+    from nodectl.inventory.tables.sql_table import read_sql, read_url
+
+    if url_file is not None:
+        return read_sql(read_url(url_file), mapping, is_argument=False)
+    return read_sql(source or "", mapping, is_argument=True)
 
 
 def _inventory(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,20 @@ def test_mistakes_are_listed_and_nothing_is_applied(
     assert "players.csv: row 3: column 'PC': node 'n1' is given twice, first in row 2" in err
     assert "players.csv: row 4: column 'PC': is empty" in err
     assert cluster.config["current"] is None
+
+
+def test_a_database_is_named_by_an_argument_or_a_file(
+    cluster: FakeCluster, nodectl: CallNodectl, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with sqlite3.connect(tmp_path / "p.db") as connection:
+        connection.execute("create table players as select 'n1' as PC, '10.2.0.1' as IP")
+    connection.close()
+    files[1].write_text("name: PC\naddress: IP\ntable: players\n")
+    url_file = tmp_path / "url"
+    url_file.write_text(f"sqlite:///{tmp_path}/p.db\n")
+    options = ["--mapping", str(files[1])]
+    assert nodectl("config", "import", url_file.read_text().strip(), *options).code == 0
+    assert cluster.config["current"]["inventory"] == {"nodes": {"n1": {"address": "10.2.0.1"}}}
+    assert "nothing to do" in nodectl("config", "import", "--url-file", str(url_file), *options).err
+    assert nodectl("config", "import", *options).code == ExitCode.USAGE
+    assert nodectl("config", "import", "a.csv", "--url-file", str(url_file), *options).code == ExitCode.USAGE

@@ -62,7 +62,11 @@ def plain(cell: Any) -> Any:
         return cell.isoformat()
     if isinstance(cell, UUID):
         return str(cell)
-    if isinstance(cell, bool | int | float | list | dict):
+    if isinstance(cell, list | tuple):
+        return [plain(item) for item in cell]
+    if isinstance(cell, dict):
+        return {str(key): plain(item) for key, item in cell.items()}
+    if cell is None or isinstance(cell, bool | int | float):
         return cell
     raise ValueError(f"a value of the type {type(cell).__name__} cannot be imported")
 
