@@ -20,7 +20,7 @@ from hostd.pc.identities import fingerprint, make_requests, subjects_of, write_c
 from hostd.pc.layout import Layout
 from hostd.pc.managers import manager_of
 from hostd.placement.first_inventory import add_node
-from hostd.setup.preflight import check_ports, check_space, former_host_file
+from hostd.setup.preflight import check_has_authorities, check_ports, check_space, former_host_file
 from hostd.setup.steps import Steps
 from hostd.setup.tokens import NewJoinToken, create_join_token
 from hostd.setup.waiting import start_hostd, wait_for_services
@@ -100,8 +100,11 @@ class _Init:
             return await create_join_token(self._layout, etcd, self._keys, actor=_person())
 
     def _check(self) -> None:
-        if former_host_file(self._layout, self._host) is None:
+        former = former_host_file(self._layout, self._host)
+        if former is None:
             check_ports(self._host.address, "host", self._host.ports, signer=True)
+        else:
+            check_has_authorities(self._layout, former)
         check_space((self._layout.etc, self._layout.var))
 
     async def _make_authorities(self) -> None:

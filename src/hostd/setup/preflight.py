@@ -13,7 +13,7 @@ from pathlib import Path
 from hostd.pc.host_file import HostFile, load_host_file
 from hostd.pc.layout import Layout
 from nodestore.errors import Conflict, Invalid, NodectlError
-from nodestore.schema.host_models import HostKind, HostPorts
+from nodestore.schema.host_models import HostKind, HostPorts, url_host
 
 SPACE_MIN_BYTES = 200 << 20
 _USES: Mapping[HostKind, Mapping[str, str]] = {
@@ -58,6 +58,23 @@ def former_host_file(layout: Layout, wanted: HostFile) -> HostFile | None:
                 "To begin anew: nodectl host uninstall"
             )
     return found
+
+
+def check_has_authorities(layout: Layout, host: HostFile) -> None:
+    """Raise Conflict if `host init` would make new authorities for a cluster that has its own.
+
+    A host file is written after the authorities were made, so a PC that has one but no authority has joined, or has
+    lost the keys. New certificates would replace those that the cluster trusts.
+    """
+    if any(layout.pki.glob("*.key")):
+        return
+    own = f"{url_host(host.address)}:{host.ports.host}"
+    if own in host.signers:
+        raise Conflict(f"{layout.pki} has no key of the authorities of the cluster {host.cluster}: restore it")
+    raise Conflict(
+        f"this PC has joined the cluster {host.cluster} as {host.host}: `host init` is for the first PC "
+        f"({', '.join(host.signers)}). To begin anew here: nodectl host leave, then this command"
+    )
 
 
 def _shown(value: object) -> str:

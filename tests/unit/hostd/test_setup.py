@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 from contextlib import closing
@@ -12,7 +13,9 @@ import pytest
 from hostd.agent.reconcile import set_aside
 from hostd.pc.host_file import HostFile, save_host_file
 from hostd.pc.layout import Layout
-from hostd.setup.preflight import check_ports, check_space, checked_address, former_host_file
+from hostd.setup.init import InitWish, init
+from hostd.setup.preflight import check_has_authorities, check_ports, check_space, checked_address, former_host_file
+from hostd.setup.steps import Steps
 from hostd.signing.client import WrongClock, authority_hash, check_clock
 from nodestore.errors import Conflict, Invalid, NodectlError
 from nodestore.schema.host_models import HostPorts
@@ -69,6 +72,28 @@ def test_an_earlier_run_is_continued_only_for_the_same_pc(tmp_path: Path) -> Non
     other = _HOST.model_copy(update={"address": "10.0.0.9"})
     with pytest.raises(Conflict, match=r"belongs to the cluster wall as pc1 .* its address is 10.0.0.1, not 10.0.0.9"):
         former_host_file(layout, other)
+
+
+def test_init_does_not_replace_the_certificates_of_a_pc_that_has_joined(tmp_path: Path) -> None:
+    """Its host file agrees with the wish in all that identifies a PC, yet the authorities are elsewhere."""
+    joined = _HOST.model_copy(update={"host": "pc3", "address": "10.0.0.3", "endpoints": ("10.0.0.3:2379",)})
+    layout = Layout.of(tmp_path)
+    save_host_file(layout.host_file, joined)
+    wish = InitWish(cluster="wall", host="pc3", address="10.0.0.3", etcd=Path("etcd"), manager="processes")
+    before = layout.host_file.read_bytes()
+    with pytest.raises(Conflict, match=r"has joined the cluster wall as pc3: .* for the first PC \(10.0.0.1:8403\)"):
+        asyncio.run(init(layout, wish, Steps(lambda line: None)))
+    assert layout.host_file.read_bytes() == before
+    assert not layout.pki.exists()
+
+
+def test_init_makes_no_second_authorities_if_the_keys_of_the_first_are_lost(tmp_path: Path) -> None:
+    layout = Layout.of(tmp_path)
+    layout.pki.mkdir(parents=True)
+    with pytest.raises(Conflict, match=r"pki has no key of the authorities of the cluster wall: restore it"):
+        check_has_authorities(layout, _HOST)
+    (layout.pki / "ca.key").touch()
+    check_has_authorities(layout, _HOST)
 
 
 def test_the_hash_of_an_authority_is_that_of_its_certificate() -> None:
