@@ -77,7 +77,7 @@ def make_plan(facts: Facts, endpoints: Sequence[str]) -> HostPlan:
         endpoints=_endpoints(facts, endpoints),
         member=FIRST_MEMBER if own is None else own.id,
         initial_cluster=_initial_cluster(facts) if step == "begin" else {},
-        reason=_reason(facts, own, step),
+        reason=_reason(own, step),
     )
 
 
@@ -108,11 +108,9 @@ def _endpoints(facts: Facts, otherwise: Sequence[str]) -> tuple[str, ...]:
     return tuple(member.client_urls[0].partition("://")[2] for member in voters) or tuple(otherwise)
 
 
-def _reason(facts: Facts, own: ListedMember | None, step: MemberStep) -> str:
+def _reason(own: ListedMember | None, step: MemberStep) -> str:
     if step == "lost":
         return "its data are lost: the member is removed, and added anew"
     if own is not None and own.learner:
         return "catches up with the other members, without a vote"
-    if facts.kind == "host" and step == "stop" and facts.state == "in_service":
-        return "no member of etcd on this PC for now"
     return ""

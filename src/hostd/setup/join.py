@@ -25,7 +25,7 @@ from nodestore.errors import Conflict, Denied, Invalid, NodectlError, OutcomeUnk
 from nodestore.schema.host_models import HostKind, HostPorts
 from nodestore.schema.keys import check_name
 from nodestore.schema.models import HostActual
-from nodestore.support.tokens import parse_join_token
+from nodestore.support.tokens import JoinTokenText, parse_join_token
 from nodestore.support.values import parse_address
 
 
@@ -44,12 +44,18 @@ class JoinWish:
     ports: HostPorts = field(default_factory=HostPorts)
 
 
+def checked_join_token(text: str) -> JoinTokenText:
+    """The parts of a token. Raises Invalid if some are missing."""
+    found = parse_join_token(text.strip())
+    if found is None:
+        raise Invalid("the token is not complete: it is NCT1, three dots, and 123 characters between and behind them")
+    return found
+
+
 async def join(layout: Layout, wish: JoinWish, steps: Steps) -> HostActual:
     """Make this PC part of a cluster, or finish an earlier run. Returns what hostd found at its first passes."""
     check_name("host", wish.host)
-    text = parse_join_token(wish.token.strip())
-    if text is None:
-        raise Invalid("the token is not complete: it is NCT1, three dots, and 123 characters between and behind them")
+    text = checked_join_token(wish.token)
     signer = _signer_address(wish.signer, wish.ports.host)
     address = wish.address or own_address_towards(signer.rpartition(":")[0].strip("[]"))
     host = load_host_file(layout.host_file)

@@ -60,8 +60,9 @@ def own_record(request: JoinRequest, key: str, hosts: Mapping[str, HostRecord]) 
     own = hosts.get(request.host)
     if own is not None and own.key != key:
         raise Conflict(
-            f"the name {request.host} is taken by the PC at {own.address}: choose another one with --host, or "
-            f"remove that PC first (nodectl host remove {request.host})"
+            f"the name {request.host} is taken by the PC at {own.address}: choose another one with --host. If this "
+            f"is that PC with a new disk, or in its place, run this on a signer first: "
+            f"nodectl host remove {request.host}"
         )
     if own is not None and own.state == "leaving":
         raise Conflict(f"{request.host} is being removed from the cluster: join again once it has left")

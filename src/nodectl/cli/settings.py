@@ -80,7 +80,9 @@ class Options:
                 settings = settings.with_defaults(_ConfigFile.read(path, must_exist=self.config is not None).default())
             if settings.endpoints is None and settings.cluster is not None:
                 settings = replace(settings, endpoints=LOCAL_ETCD)  # the default of masterd and noded too
-        return _with_login(_checked(settings, path), path)
+        if settings.endpoints is None:
+            raise Invalid(_no_cluster(path, environ))
+        return _with_login(_checked(settings), path)
 
 
 def login_file(settings: ClusterSettings, config: Path) -> Path:
@@ -134,11 +136,21 @@ def from_environment(environ: Mapping[str, str]) -> ClusterSettings:
 _PATHS = {"password_file", "token_file", "ca", "cert", "key", "crl"}
 
 
-def _checked(settings: ClusterSettings, path: Path) -> ClusterSettings:
+def _no_cluster(path: Path, environ: Mapping[str, str]) -> str:
+    """Why no cluster is selected. A PC of a cluster knows more than what to do in general."""
+    of_pc = pc_config_path(environ)
+    if of_pc.exists() and not os.access(of_pc, os.R_OK):
+        return f"no cluster is selected: this user may not read {of_pc}, which has the cluster of this PC: use sudo"
+    general = f"no cluster is selected: give --endpoints, set NODECTL_ENDPOINTS, or define clusters in {path}"
+    if of_pc.with_name("host.json").exists() and not of_pc.exists():
+        return f"{general}. This PC has joined a cluster: on the first PC of that cluster, `sudo nodectl` needs none"
+    return general
+
+
+def _checked(settings: ClusterSettings) -> ClusterSettings:
     from nodectl.endpoints import parse_endpoints
 
-    if settings.endpoints is None:
-        raise Invalid(f"no cluster is selected: give --endpoints, set NODECTL_ENDPOINTS, or define clusters in {path}")
+    assert settings.endpoints is not None
     if parse_endpoints(settings.endpoints).etcd and settings.cluster is None:
         raise Invalid("etcd endpoints also need the cluster's name: give --cluster or set NODECTL_CLUSTER")
     # A certificate without --ca is allowed: masters at https:// are then verified by the system's authorities.

@@ -55,7 +55,7 @@ def test_one_command_makes_a_cluster_where_nothing_but_libc_is(kit: BuiltKit, tm
     init = "host init --name wall --address 127.0.0.1 --host pc1 --services processes"
     began = root.run(f"{folder}/nodectl {init} && nodectl --config /etc/nodectl/nodectl.yaml status")
     assert began.returncode == 0, began.stdout + began.stderr
-    assert "nodectl host join 127.0.0.1 --token" in began.stdout
+    assert "./nodectl host join 127.0.0.1 --token" in began.stdout
     installed = root.folder / "opt/nodectl" / kit.manifest.release
     assert (
         f'"python": "/opt/nodectl/{kit.manifest.release}/python/bin/python3.11"'

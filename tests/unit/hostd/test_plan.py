@@ -71,3 +71,17 @@ def test_endpoints_are_the_members_that_vote_the_own_one_first() -> None:
     learner = replace(_FACTS, members=(_member(1), _member(2, learner=True)))
     assert make_plan(learner, []).endpoints == ("10.0.0.1:2379",)
     assert make_plan(replace(_FACTS, members=None), ["10.0.0.9:2379"]).endpoints == ("10.0.0.9:2379",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"members": (_member(1), _member(3), _member(4)), "mark": None, "has_data": False}, ""),
+        ({"members": (_member(1), _member(2, learner=True))}, "catches up"),
+        ({"has_data": False}, "its data are lost"),
+    ],
+)
+def test_a_pc_that_needs_no_member_of_etcd_has_no_problem(changes: dict[str, object], reason: str) -> None:
+    """Six of nine PCs have none for good: an operator is to see only what needs attention."""
+    plan = make_plan(replace(_FACTS, **changes), ["10.0.0.1:2379"])  # type: ignore[arg-type]
+    assert plan.reason.startswith(reason) if reason else plan.reason == ""

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nodectl.cli.commands.hosts import from_kit
+from nodectl.__main__ import run
+from nodectl.cli.commands.hosts import from_kit, host
+from nodectl.cli.exit_codes import ExitCode
 from nodectl.etcd_binary.running_kit import running_kit
 from nodectl.kits import install as subject
 from nodectl.kits.install import CURRENT, install
@@ -133,3 +135,14 @@ def test_the_etcd_of_a_kit_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (kit / "etcd").mkdir()
     (kit / "etcd/etcd").write_text("")
     assert from_kit.kit_etcd() == kit / "etcd/etcd"
+
+
+def test_an_incomplete_token_is_refused_before_the_kit_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def installs(out: Output) -> None:
+        pytest.fail("the kit is installed first, which takes half a minute")
+
+    monkeypatch.setattr(host, "continue_installed", installs)
+    assert run(["host", "join", "10.0.0.1", "--token", "NCT1.abc"]) == ExitCode.USAGE
+    assert "the token is not complete" in capsys.readouterr().err

@@ -29,6 +29,7 @@ from nodectl.cli.commands.hosts.options import (
     run,
 )
 from nodectl.cli.settings import config_path
+from nodectl.etcd_binary.running_kit import running_kit
 from nodectl.terminal.output import Output
 from nodestore.errors import Invalid
 
@@ -91,8 +92,10 @@ def _show_next(out: Output, config: Path, token: NewJoinToken, address: str, por
     from nodestore.schema.host_models import HostPorts
 
     place = address if port == HostPorts().host else f"{address}:{port}"
-    out.note(f"on each further PC (this token serves {token.uses} PCs until {local_time(token.ends)}):")
-    out.write_line(f"nodectl host join {place} --token {token.text}")
+    kit = running_kit() is not None
+    where = "on each further PC, in the folder of the unpacked kit" if kit else "on each further PC"
+    out.note(f"{where} (this token serves {token.uses} PCs until {local_time(token.ends)}):")
+    out.write_line(f"{'./' if kit else ''}nodectl host join {place} --token {token.text}")
     found = config_path(os.environ) == config
     out.note(f"then, on this PC: nodectl {'' if found else f'--config {config} '}status")
 
@@ -127,13 +130,16 @@ def join(
     once three PCs have joined, a member of etcd and masterd. Run it again after an interruption: it goes on.
     """
     from hostd.pc.layout import Layout
-    from hostd.setup.join import JoinWish
+    from hostd.setup.join import JoinWish, checked_join_token
     from hostd.setup.join import join as become_part
     from hostd.setup.preflight import checked_address
     from hostd.setup.steps import Steps
 
     if kind not in ("host", "node"):
         raise Invalid(f"--kind: {kind!r} is neither host nor node")
+    given = token or "-"
+    if given != "-":
+        checked_join_token(given)  # before a kit is installed, which takes long
     if root is None:
         continue_installed(Output())
     wish = JoinWish(
