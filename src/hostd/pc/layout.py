@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from nodestore.errors import NodectlError
 from nodestore.support.tls_files import TlsFiles
 
 
@@ -68,6 +69,22 @@ class Layout:
     @property
     def etcd_data(self) -> Path:
         return self.var / "etcd"
+
+    def make_directories(self, *, data: bool) -> None:
+        """Make the directories that several users enter and only this one writes, whatever the umask is.
+
+        data: also those of data and logs, not of settings alone.
+
+        With a umask of 000 everybody could replace files that hostd, which has all rights, believes; with one of 077
+        the users of the services could not enter. Directories that exist are left as they are. Raises NodectlError.
+        """
+        for path in (self.etc, self.etc / "tls", *((self.var, self.hostd, self.log) if data else ())):
+            for missing in reversed([item for item in (path, *path.parents) if not item.exists()]):
+                try:
+                    missing.mkdir()
+                    missing.chmod(0o755)
+                except OSError as error:
+                    raise NodectlError(f"cannot make the directory {missing}: {error.strerror or error}") from None
 
     def tls(self, kind: str) -> Path:
         """The directory of the certificates of one program."""

@@ -92,6 +92,7 @@ class Settling:
         self._members: frozenset[tuple[int, bool]] | None = None
         self._quiet_since = clock()
         self._learner_since: dict[int, float] = {}
+        self._late: set[str] = set()
 
     def observe(self, members: Sequence[MemberView]) -> None:
         """Note the members of this moment."""
@@ -100,6 +101,15 @@ class Settling:
             self._members, self._quiet_since = listed, now
         waiting = [item.id for item in members if item.learner and not item.started]
         self._learner_since = {item: self._learner_since.get(item, now) for item in waiting}
+        self._late |= {item.peer_url for item in members if item.id in self.overdue()}
+        self._late -= {item.peer_url for item in members if item.started}
+
+    def ordered(self, hosts: Sequence[HostView]) -> list[HostView]:
+        """The hosts, of which those that did not start their last member in time come last. Otherwise the same PC would
+        be next again and again, and no other PC would get a member."""
+        return [
+            replace(item, rank=(float("inf"), item.name)) if item.peer_url in self._late else item for item in hosts
+        ]
 
     def overdue(self) -> set[int]:
         """The learners whose PC had enough time to start them."""
@@ -162,9 +172,10 @@ class Placer:
 
     async def _step(self, etcd: Etcd, lease: Lease, settling: Settling) -> None:
         view = await self._read(etcd)
-        hosts, members = host_views(view), member_views(view)
+        members = member_views(view)
         await finish_leaving(self._layout, etcd, self._keys, view.hosts, view.members)
         settling.observe(members)
+        hosts = settling.ordered(host_views(view))
         change = placement(hosts, members, self._host.members_wanted, settling.overdue())
         if change is None or not settling.may_make(change, members) or lease.left_s < membership.CALL_S + 1:
             return

@@ -108,6 +108,7 @@ class _Init:
         check_space((self._layout.etc, self._layout.var))
 
     async def _make_authorities(self) -> None:
+        self._layout.make_directories(data=True)
         await asyncio.to_thread(self._authorities.init, self._host.cluster)
 
     async def _issue(self) -> None:

@@ -21,7 +21,7 @@ from hostd.signing.joins import content_of
 from hostd.signing.messages import JoinAnswer, JoinRequest
 from hostd.signing.renewal import Renewal
 from nodestore import __version__
-from nodestore.errors import Conflict, Denied, Invalid, NodectlError, OutcomeUnknown, Unavailable
+from nodestore.errors import Conflict, Denied, Invalid, NodectlError, Unavailable
 from nodestore.schema.host_models import HostKind, HostPorts
 from nodestore.schema.keys import check_name
 from nodestore.schema.models import HostActual
@@ -84,6 +84,7 @@ async def _become_part(
     )
     check_clock(found.time)
     with _removed_if_refused(layout):
+        layout.make_directories(data=False)
         requests = make_requests(layout, wish.kind, wish.host)
         steps.report("made the keys of this PC")
         request = JoinRequest(
@@ -91,13 +92,12 @@ async def _become_part(
             requests={kind: text.decode() for kind, text in requests.items()}, version=__version__,
         )  # fmt: skip
         answer = await steps.run("signed", "the signer has let this PC in", client.join(found.authority, request))
-        write_certificates(
-            layout,
-            {
-                kind: {name: content_of(text) for name, text in files.items()}
-                for kind, files in answer.certificates.items()
-            },
-        )
+    # Nothing is removed from here on: the cluster knows this PC by its keys, and a repeat needs them.
+    layout.make_directories(data=True)
+    received = {
+        kind: {name: content_of(text) for name, text in files.items()} for kind, files in answer.certificates.items()
+    }
+    write_certificates(layout, received)
     await steps.run("certificates", "wrote the certificates of this PC", _nothing())
     host = _host_file(wish, address, answer)
     save_host_file(layout.host_file, host)
@@ -165,15 +165,16 @@ def _has_port(text: str) -> bool:
 
 @contextlib.contextmanager
 def _removed_if_refused(layout: Layout) -> Iterator[None]:
-    """Remove the keys that this run has made, if the signer refuses. While the outcome is unknown they stay."""
+    """Remove the keys that this run has made, if the signer refuses. After any other error they stay.
+
+    The cluster may know this PC by these keys then. Without them, its name would be taken until an operator removes it.
+    """
     tls = layout.etc / "tls"
     existed = tls.exists()
     made = [path for path in (layout.root, *_between(layout.root, layout.etc)) if not path.exists()]
     try:
         yield
-    except (Unavailable, OutcomeUnknown):
-        raise
-    except NodectlError:
+    except (Invalid, Denied, Conflict):
         if not existed:
             shutil.rmtree(tls, ignore_errors=True)
             for path in reversed(made):

@@ -22,7 +22,7 @@ from hostd.signing.messages import JoinAnswer, JoinRequest
 from nodestore.cluster.join_tokens import JoinTokens
 from nodestore.cluster.settled_writes import swap
 from nodestore.cluster.store_access import StoreAccess
-from nodestore.errors import Conflict, Denied, Invalid, NotFound, TimedOut
+from nodestore.errors import Denied, Invalid, NotFound, TimedOut, Unavailable
 from nodestore.etcd.session import Etcd, cmp_mod, op_put
 from nodestore.pki.authority import Authorities, Bundle
 from nodestore.pki.authority_files import DirectoryBusy
@@ -127,7 +127,7 @@ class Joins:
                 return
             if await add_host(self._etcd, self._keys, request.host, record, changes.mod_revision if changes else 0):
                 return
-        raise Conflict("other PCs joined at the same time: try again")
+        raise Unavailable("other PCs joined at the same time: try again")
 
     async def _set_rights(self, kind: HostKind, host: str) -> None:
         users = [StoreUser.parse(str(subject)) for subject in subjects_of(kind, host)]
@@ -174,8 +174,8 @@ def _signed(authorities: Authorities, subject: Subject, request: bytes, names: t
         try:
             return authorities.sign_request(subject, request, names)
         except DirectoryBusy:
-            if time.monotonic() > deadline:
-                raise
+            if time.monotonic() > deadline:  # no refusal: a PC that is refused throws its keys away
+                raise Unavailable("the signer is busy with the authorities: try again in a moment") from None
         time.sleep(_BUSY_PAUSE_S)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostd.placement.decide import AddLearner, MemberView, Promote, Remove
+from hostd.placement.decide import AddLearner, HostView, MemberView, Promote, Remove, placement
 from hostd.placement.placer import PlacementTiming, Settling
 
 _ADD = AddLearner("pc3", "https://pc3:2380")
@@ -67,3 +67,21 @@ def test_a_learner_is_overdue_only_if_its_pc_has_not_started_it() -> None:
     assert settling.overdue() == {2}
     settling.observe([_member(1), _member(2, learner=True)])
     assert settling.overdue() == set()
+
+
+def test_after_a_pc_that_did_not_start_its_member_another_one_is_next() -> None:
+    clock = _Clock()
+    settling = _settling(clock)
+    hosts = [HostView(f"pc{item}", f"https://pc{item}:2380", True, True, 0, (float(item), "")) for item in (1, 2, 3)]
+    first, late = _member(1), _member(2, learner=True, started=False)
+    settling.observe([first, late])
+    clock.now += 61.0
+    settling.observe([first, late])
+    assert isinstance(placement(settling.ordered(hosts), [first, late], 3, settling.overdue()), Remove)
+    settling.observe([first])
+    assert placement(settling.ordered(hosts), [first], 3) == AddLearner("pc3", "https://pc3:2380")
+    third = _member(3)
+    settling.observe([first, third])
+    assert placement(settling.ordered(hosts), [first, third], 3) == AddLearner("pc2", "https://pc2:2380")
+    settling.observe([first, third, _member(2, learner=True)])
+    assert settling.ordered(hosts) == hosts
