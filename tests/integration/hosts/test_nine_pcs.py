@@ -33,16 +33,23 @@ class Laps:
     """Prints what happened, and how long it took since the last line."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys, self._last = capsys, time.monotonic()
+        self._capsys = capsys
+        self.restart()
 
     def restart(self) -> None:
         self._last = time.monotonic()
 
     def __call__(self, text: str) -> None:
-        took_s = time.monotonic() - self._last
-        with self._capsys.disabled():
-            print(f"{took_s:7.1f} s  {text}", flush=True)  # noqa: T201
+        self._print(f"{time.monotonic() - self._last:7.1f} s  {text}")
         self.restart()
+
+    def explain(self, text: str) -> None:
+        """Print a line without a time."""
+        self._print(f"{'':9}  {text}")
+
+    def _print(self, line: str) -> None:
+        with self._capsys.disabled():
+            print(line, flush=True)  # noqa: T201
 
 
 @pytest.fixture
@@ -87,7 +94,13 @@ async def is_well(cluster: HostCluster) -> set[str]:
 async def acknowledged(cluster: HostCluster, key: str, before: Collection[str]) -> None:
     """A new command is acknowledged, and what was acknowledged before is still there."""
     await first_true(lambda: cluster.set(key), lambda: f"{key} is set: {cluster.problems()}", timeout_s=PATIENCE_S)
-    assert set(cluster.document()) == {*before, key}
+    document = await first_true(cluster.document, "the document is shown", timeout_s=PATIENCE_S)
+    assert set(document) == {*before, key}
+
+
+async def leader_of(cluster: HostCluster) -> Pc:
+    found: Pc = await first_true(cluster.leader, lambda: f"a master leads: {cluster.problems()}", timeout_s=PATIENCE_S)
+    return found
 
 
 async def test_a_cluster_outlives_its_pcs(lab: Lab, tmp_path: Path, laps: Laps) -> None:
@@ -109,14 +122,13 @@ async def test_a_cluster_outlives_its_pcs(lab: Lab, tmp_path: Path, laps: Laps) 
 
 
 async def the_leader_loses_power(cluster: HostCluster, laps: Laps) -> None:
-    lost = cluster.leader()
-    assert lost is not None
+    lost = await leader_of(cluster)
     laps.restart()
     lost.power_off()
     await acknowledged(cluster, "second", ("first",))
     laps(f"the leader's PC, {lost.name}, has lost power: another one has acknowledged a command")
-    successor = cluster.leader()
-    assert successor not in (None, lost)
+    assert await leader_of(cluster) is not lost
+    laps.explain(f"`nodectl why`: {cluster.takeover()}")
     laps.restart()
     lost.on()
     await is_well(cluster)
