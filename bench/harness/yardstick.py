@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from bench.harness.load import Load
 from nodectl.dev import launch
@@ -31,7 +31,8 @@ class Yardstick:
         assert self._child.stdout is not None
         self._child.stdin.write(f"{in_flight} {seconds:g}\n".encode())
         async with asyncio.timeout(seconds + _GRACE_S):
-            await self._child.stdin.drain()
+            with suppress(ConnectionError):  # it has ended, which its output shows
+                await self._child.stdin.drain()
             line = await self._child.stdout.readline()
         if not line:
             raise NodectlError(f"{PROGRAM} ended with code {await self._child.wait()}")

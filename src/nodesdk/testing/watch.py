@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import io
 import os
 import random
@@ -36,12 +37,15 @@ class CallWatch:
         self.found: set[str] = set()
 
     def __enter__(self) -> CallWatch:
-        self._before = sys.getprofile()
+        self._before, self._collects = sys.getprofile(), gc.isenabled()
+        gc.disable()  # callbacks of a collection, and finalizers of other objects, would run in this thread too
         sys.setprofile(self._notice)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(self._before)
+        if self._collects:
+            gc.enable()
 
     def _notice(self, _: FrameType, event: str, call: Any) -> None:
         if event == "c_call" and kind_of(call) in self._kinds:
