@@ -153,10 +153,16 @@ async def test_large_documents_in_a_small_etcd(keys: Keys) -> None:
         masters.start("m1")
         await masters.wait_serving("m1", 60.0)
         load = Load(masters, ["n1"], 300_000)
+        await load.run(4, 1, 30.0)
+        early = await load.repeat(3)  # its result is read from the journal
+        assert (early["repeated"], early["result"]) == (True, load.results[3]["result"])
         await load.run(40, 1, 30.0)
         await small_command(masters)
-        last = await load.repeat(39)  # its result is read from the journal
-        assert (last["repeated"], last["result"]) == (True, load.results[39]["result"])
+        last = await load.repeat(39)  # its entry is truncated already if etcd was filled by two thirds just then
+        if "problem" in last:
+            assert last["problem"]["code"] == "result_forgotten"
+        else:
+            assert (last["repeated"], last["result"]) == (True, load.results[39]["result"])
         first = await load.repeat(0)  # done, but its entry is truncated
         assert first["problem"]["code"] == "result_forgotten"
         assert not await maintenance.alarms(masters.etcd)
